@@ -12,7 +12,7 @@ ChatError
 │  ├─ PermissionDenied                  403
 │  ├─ EndpointNotFound                  404
 │  ├─ RequestRefused                    any other 4xx: 400, 413, 422, …
-│  │  ├─ ContextLengthExceeded          the prompt, or the answer asked for, is longer than the model can hold
+│  │  ├─ ContextLengthExceeded          the question is longer than the model's context
 │  │  └─ ContentFiltered                a guardrail or content filter stopped the question or the answer
 │  ├─ RateLimited                       429
 │  └─ ServiceUnavailable                5xx, and 408
@@ -195,7 +195,7 @@ class RequestRefused(ServiceError):
 
 
 class ContextLengthExceeded(RequestRefused):
-    """The prompt, or the answer asked for, is longer than the model can hold."""
+    """The question, or the question together with the answer asked for, is longer than the model's context."""
 
 
 class ContentFiltered(RequestRefused):
@@ -229,7 +229,10 @@ class DeadlineExceeded(ChatError, TimeoutError):
 
 
 class MalformedReply(ChatError):
-    """An answer came, with a status that says success, and made no sense. `body` is what it was, `status` its status."""
+    """An answer came, with a status that says success, and made no sense.
+
+    `body` is what it was (parsed if it was JSON), `status` its status, `path` the place in it if there is one.
+    """
 
     def __init__(
         self,
@@ -238,12 +241,14 @@ class MalformedReply(ChatError):
         status: int | None = None,
         request_id: str | None = None,
         body: Any = None,
+        path: str | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.request_id = request_id
         self.body = body
+        self.path = path
 
 
 class StreamInterrupted(ChatError):

@@ -1,0 +1,289 @@
+"""`query_chat()`: make the request, find the backend, refuse what it cannot carry, ask, and give the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from isochat import _config, backends
+from isochat._connection import connect
+from isochat._request import make_request
+from isochat._retry import Retry, Tries, aask, ask
+from isochat._stream import AsyncChatStream, ChatStream
+from isochat.backends import Backend
+from isochat.errors import ChatError, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+    from typing import Unpack
+
+    from isochat._connection import Connection
+    from isochat._request import ChatOptions
+    from isochat._types import ChatRequest, ChatResponse
+
+_kept: dict[tuple[str, Hashable], Backend] = {}
+_kept_lock = threading.Lock()
+
+
+@overload
+def query_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: Literal[False] = ...,
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse: ...
+@overload
+def query_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: Literal[True],
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatStream: ...
+@overload
+def query_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: bool,
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse | ChatStream: ...
+def query_chat(  # noqa: PLR0913 - a question has many parts, each with a name
+    messages: Any,
+    *,
+    endpoint: str | None = None,
+    backend: str | Backend | None = None,
+    connection: Connection | None = None,
+    host: str | None = None,
+    token: str | None = None,
+    timeout: float | None = None,
+    retry: Retry | None = None,
+    stream: bool = False,
+    extra_body: Mapping[str, Any] | None = None,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse | ChatStream:
+    """Ask a chat model on Databricks Model Serving, through whichever client you choose, and get the same answer.
+
+    `messages` is text, a message, or a list of them: OpenAI-style dictionaries, `Message`, LangChain messages, the
+    SDK's `ChatMessage`, OpenAI's message objects, or the `message` of an earlier answer. What the keyword arguments
+    leave open comes from the environment and the configuration files (`docs/configuration.md` has the order).
+
+    * `endpoint`: the name of the serving endpoint.
+    * `backend`: which client carries the question: a name (`isochat backends` lists them; `rest` is the default) or
+      a `Backend`, which is a session of your own.
+    * `connection`, or `host` and `token`: the workspace and who asks. `host="local"` is the embedded local endpoint.
+    * `timeout`: seconds for the whole question, all attempts, waits and the whole stream included. Default 600.
+    * `retry`: when to ask again; default `Retry()`, three attempts in all.
+    * `stream`: True gives a `ChatStream` as soon as the first chunk is there.
+    * `extra_body`: further fields of the request's body, sent as they are.
+    * every other keyword is a parameter of the question under its standard name; `ChatOptions` lists them. Each
+      reaches the endpoint or is refused before anything is sent.
+
+    Returns a `ChatResponse`, or a `ChatStream` if `stream` is True.
+
+    Raises `InvalidRequest`, `UnsupportedOption`, `ConfigurationError`, `BackendNotFound` or `BackendNotInstalled`
+    before anything is sent; a `ServiceError`, `ConnectionFailed`, `DeadlineExceeded` or `MalformedReply` after. All
+    are a `ChatError`.
+    """
+    asked = {"endpoint": endpoint, "host": host, "token": token, "timeout": timeout}
+    session, request, tries = _prepare(messages, backend, connection, asked, retry, stream, extra_body, options)
+    try:
+        if stream:
+            return ChatStream.open(session, request, tries)
+        call = session.encode(request)
+        return _finished(ask(lambda left: session.decode(session.attempt(call, left)), tries), session, request, tries)
+    except ChatError as error:
+        raise _placed(error, session, request) from error.__cause__
+
+
+@overload
+async def aquery_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: Literal[False] = ...,
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse: ...
+@overload
+async def aquery_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: Literal[True],
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> AsyncChatStream: ...
+@overload
+async def aquery_chat(
+    messages: Any,
+    *,
+    endpoint: str | None = ...,
+    backend: str | Backend | None = ...,
+    connection: Connection | None = ...,
+    host: str | None = ...,
+    token: str | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | None = ...,
+    stream: bool,
+    extra_body: Mapping[str, Any] | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse | AsyncChatStream: ...
+async def aquery_chat(  # noqa: PLR0913 - as above
+    messages: Any,
+    *,
+    endpoint: str | None = None,
+    backend: str | Backend | None = None,
+    connection: Connection | None = None,
+    host: str | None = None,
+    token: str | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - the deadline covers waits and attempts, which a cancel would not
+    retry: Retry | None = None,
+    stream: bool = False,
+    extra_body: Mapping[str, Any] | None = None,
+    **options: Unpack[ChatOptions],
+) -> ChatResponse | AsyncChatStream:
+    """`query_chat()` for asyncio: the same arguments, answers and errors. A stream is an `AsyncChatStream`.
+
+    Nothing blocks the event loop: a client that knows no asyncio runs in a worker thread.
+    """
+    asked = {"endpoint": endpoint, "host": host, "token": token, "timeout": timeout}
+    # Files may be read and the local endpoint started here, neither of which belongs on the loop.
+    session, request, tries = await asyncio.to_thread(
+        _prepare, messages, backend, connection, asked, retry, stream, extra_body, options
+    )
+
+    async def send(left: float) -> ChatResponse:
+        return session.decode(await session.aattempt(call, left))
+
+    try:
+        if stream:
+            return await AsyncChatStream.open(session, request, tries)
+        call = session.encode(request)
+        return _finished(await aask(send, tries), session, request, tries)
+    except ChatError as error:
+        raise _placed(error, session, request) from error.__cause__
+
+
+def _prepare(  # noqa: PLR0913 - what the two above share
+    messages: Any,
+    backend: str | Backend | None,
+    connection: Connection | None,
+    asked: Mapping[str, Any],
+    retry: Retry | None,
+    stream: bool,  # noqa: FBT001 - it was a keyword where the caller wrote it
+    extra_body: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> tuple[Backend, ChatRequest, Tries]:
+    """Everything before the first byte: the session, the question in its common form, and its time."""
+    named = backend if isinstance(backend, str) else None
+    found = _config.settings({**asked, "backend": named})
+    if isinstance(backend, Backend):
+        if connection is not None or asked["host"] is not None or asked["token"] is not None:
+            message = "a Backend holds its own connection; leave out connection, host and token"
+            raise InvalidRequest(message, path="backend")
+        session = backend
+    else:
+        session = _session(found, connection)
+    request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
+    session.check(request, backends.carriers)
+    policy = retry or Retry(attempts=found.attempts)
+    return session, request, Tries(policy, found.timeout, renew=session.renew)
+
+
+def _session(found: _config.Settings, connection: Connection | None) -> Backend:
+    """The backend of that name for that connection: made once, and kept, since it holds open connections."""
+    kind = backends.load(found.backend)
+    connection = connection if connection is not None else connect(found)
+    key = (found.backend, connection.key())
+    with _kept_lock:
+        if key not in _kept:
+            _kept[key] = kind(connection)
+        return _kept[key]
+
+
+def close() -> None:
+    """Close the connections of every backend that `query_chat()` keeps. They may be used again afterwards."""
+    with _kept_lock:
+        sessions = tuple(_kept.values())
+        _kept.clear()
+    for session in sessions:
+        session.close()
+
+
+async def aclose() -> None:
+    """`close()` for asyncio: the running loop's connections as well."""
+    with _kept_lock:
+        sessions = tuple(_kept.values())
+        _kept.clear()
+    for session in sessions:
+        await session.aclose()
+
+
+def render(
+    messages: Any,
+    *,
+    endpoint: str | None = None,
+    backend: str | None = None,
+    stream: bool = False,
+    extra_body: Mapping[str, Any] | None = None,
+    **options: Unpack[ChatOptions],
+) -> dict[str, Any]:
+    """What would be sent: the body of the question as JSON, sending nothing. Raises what `query_chat()` would."""
+    from isochat import _wire
+
+    found = _config.settings({"endpoint": endpoint, "backend": backend})
+    request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
+    backends.find(found.backend).check(request, backends.carriers)
+    return _wire.request_to_json(request)
+
+
+def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:
+    return replace(
+        response,
+        backend=session.name,
+        endpoint=request.endpoint,
+        attempts=tries.attempts,
+        elapsed=tries.elapsed(),
+    )
+
+
+def _placed(error: ChatError, session: Backend, request: ChatRequest) -> ChatError:
+    error.backend, error.endpoint = session.name, request.endpoint
+    return error

@@ -1,0 +1,277 @@
+"""The pieces of a streamed answer, put together into the answer they are pieces of.
+
+The rules are those of reading a whole answer: a stream collected equals the unstreamed answer to the same question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from isochat._types import (
+    ChatResponse,
+    Choice,
+    Logprobs,
+    Message,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from isochat._types import ChatChunk, ChunkChoice, Delta, Part, ToolCallDelta
+
+
+class Gathering:
+    """What has arrived so far."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Usage | None = None
+        self._id: str | None = None
+        self._model: str | None = None
+        self._created: float | None = None
+        self._extra: dict[str, Any] = {}
+
+    def add(self, chunk: ChatChunk) -> None:
+        """Take one more piece."""
+        # The first that says something: Azure's first chunk has empty names, and they are constant afterwards.
+        self._id = self._id or chunk.id
+        self._model = self._model or chunk.model
+        self._created = self._created or chunk.created
+        self._usage = _latest_usage(self._usage, chunk.usage)
+        if chunk.extra:
+            _merge(self._extra, chunk.extra)
+        for choice in chunk.choices:
+            if (gathered := self._choices.get(choice.index)) is None:
+                gathered = self._choices[choice.index] = _Choice()
+            gathered.add(choice)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that has begun has said why it ended."""
+        return bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has arrived."""
+        return not self._choices and self._usage is None and self._id is None
+
+    def response(self) -> ChatResponse:
+        """The answer as far as it has come."""
+        first = self._choices.get(0)
+        messages = first.agent_messages() if first is not None else []
+        if messages:
+            self._extra["messages"] = messages
+        return ChatResponse(
+            choices=tuple(choice.whole(index) for index, choice in sorted(self._choices.items())),
+            usage=self._usage,
+            id=self._id,
+            model=self._model,
+            created=self._created,
+            extra=dict(self._extra),
+        )
+
+
+@dataclass(slots=True)
+class _Choice:
+    role: str | None = None
+    text: list[str] = field(default_factory=list)  # while the content is plain text
+    parts: list[Part] | None = None  # once any delta brought a list
+    calls: list[_Call] = field(default_factory=list)
+    refusal: list[str] | None = None
+    reasoning: list[str] | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+    message_extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    spoke: bool = False  # whether any content came, were it empty
+    earlier: list[Message] = field(default_factory=list)  # an agent's messages before this one
+
+    def add(self, choice: ChunkChoice) -> None:
+        delta = choice.delta
+        if self._begins_message(delta):
+            self.earlier.append(self._message())
+            self.role, self.text, self.parts, self.calls, self.spoke = None, [], None, [], False
+            self.refusal, self.reasoning, self.message_extra = None, None, {}
+        self.role = self.role or delta.role
+        self._add_content(delta.content)
+        for piece in delta.tool_calls:
+            self._add_call(piece)
+        if delta.refusal is not None:
+            self.refusal = [*(self.refusal or ()), delta.refusal]
+        if delta.reasoning_content is not None:
+            self.reasoning = [] if self.reasoning is None else self.reasoning
+            self.reasoning.append(delta.reasoning_content)
+        if delta.extra:
+            _merge(self.message_extra, delta.extra)
+        # The last reason given; an empty one does not take back an earlier one.
+        self.finish_reason = choice.finish_reason or self.finish_reason or choice.finish_reason
+        self.logprobs = _more_logprobs(self.logprobs, choice.logprobs)
+        if choice.extra:
+            _merge(self.extra, choice.extra)
+
+    def _begins_message(self, delta: Delta) -> bool:
+        """An agent's stream holds several messages, told apart by the `id` in their deltas."""
+        before, now = self.message_extra.get("id"), delta.extra.get("id")
+        return isinstance(before, str) and isinstance(now, str) and before != now
+
+    def _add_content(self, content: str | tuple[Part, ...] | None) -> None:
+        if content is None:
+            return
+        self.spoke = True
+        if isinstance(content, str):
+            if self.parts is None:
+                self.text.append(content)
+            elif content:
+                _append(self.parts, Text(content))
+            return
+        if self.parts is None:
+            begun = "".join(self.text)
+            self.parts = [Text(begun)] if begun else []
+        for part in content:
+            _append(self.parts, part)
+
+    def _add_call(self, piece: ToolCallDelta) -> None:
+        call = self._call_of(piece)
+        if call is None:
+            self.calls.append(_Call(index=piece.index, id=piece.id))
+            call = self.calls[-1]
+        call.id = call.id or piece.id
+        # Names come whole, once or with every piece; no service recorded so far sends one in stretches.
+        call.name = call.name or piece.name or ""
+        call.type = call.type or piece.type
+        call.arguments.append(piece.arguments)
+        if piece.extra:
+            _merge(call.extra, piece.extra)
+
+    def _call_of(self, piece: ToolCallDelta) -> _Call | None:
+        """The call that a piece belongs to: by index, unless a new id stands under it; else by id; else the last."""
+        if piece.index is None and piece.id:
+            return next((call for call in self.calls if call.id == piece.id), None)
+        same = [call for call in self.calls if piece.index is None or call.index == piece.index]
+        if not same:
+            return None
+        call = same[-1]
+        return None if piece.id and call.id and piece.id != call.id else call
+
+    def _message(self) -> Message:
+        content: str | tuple[Part, ...] | None = None
+        if self.parts is not None:
+            content = tuple(self.parts)
+        elif self.spoke:
+            content = "".join(self.text)
+        return Message(
+            role=self.role,
+            content=content,
+            tool_calls=tuple(
+                ToolCall(call.id, call.name, "".join(call.arguments), call.type or "function", call.extra)
+                for call in self.calls
+            ),
+            refusal=None if self.refusal is None else "".join(self.refusal),
+            reasoning_content=None if self.reasoning is None else "".join(self.reasoning),
+            extra=dict(self.message_extra),
+        )
+
+    def _messages(self) -> list[Message]:
+        return [*self.earlier, self._message()]
+
+    def agent_messages(self) -> list[dict[str, Any]]:
+        """An agent's whole round, in the wire's form, if it was one of several messages."""
+        return [message.to_dict() for message in self._messages()] if self.earlier else []
+
+    def whole(self, index: int) -> Choice:
+        messages = self._messages()
+        answer = next((message for message in reversed(messages) if message.role == "assistant"), messages[-1])
+        return Choice(index, answer, self.finish_reason, self.logprobs, dict(self.extra))
+
+
+@dataclass(slots=True)
+class _Call:
+    index: int | None = None
+    id: str | None = None
+    name: str = ""
+    type: str | None = None
+    arguments: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _append(parts: list[Part], piece: Part) -> None:
+    """Add a part, or make the last one longer if the piece goes on where it stopped."""
+    last = parts[-1] if parts else None
+    match last, piece:
+        case (Text(), Text()) if _agree(last.extra, piece.extra):
+            parts[-1] = Text(last.text + piece.text, {**last.extra, **piece.extra})
+        case (Refusal(), Refusal()):
+            parts[-1] = Refusal(last.refusal + piece.refusal, {**last.extra, **piece.extra})
+        case (Reasoning(), Reasoning()) if _goes_on(last, piece):
+            parts[-1] = Reasoning(last.text + piece.text, piece.signature or last.signature, last.encrypted)
+        case _:
+            # A first piece of reasoning is not the block that must go back; the values it grows into are.
+            parts.append(replace(piece, raw=None) if isinstance(piece, Reasoning) else piece)
+
+
+def _goes_on(last: Reasoning, piece: Reasoning) -> bool:
+    """A signature closes a block of reasoning, and encrypted reasoning is a block by itself."""
+    if last.encrypted is not None or piece.encrypted is not None:
+        return False
+    return last.signature is None or not piece.text
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
+
+
+def _latest_usage(before: Usage | None, now: Usage | None) -> Usage | None:
+    """The last value that is one, count by count; never a sum.
+
+    Claude's counts are null until the last chunk, Llama's grow with every chunk, others come once at the end.
+    """
+    if before is None or now is None:
+        return before if now is None else now
+    return Usage(
+        prompt_tokens=_last(before.prompt_tokens, now.prompt_tokens),
+        completion_tokens=_last(before.completion_tokens, now.completion_tokens),
+        total_tokens=_last(before.total_tokens, now.total_tokens),
+        cached_tokens=_last(before.cached_tokens, now.cached_tokens),
+        cache_creation_tokens=_last(before.cache_creation_tokens, now.cache_creation_tokens),
+        reasoning_tokens=_last(before.reasoning_tokens, now.reasoning_tokens),
+        extra={**before.extra, **now.extra},
+    )
+
+
+def _last(before: int | None, now: int | None) -> int | None:
+    return before if now is None else now
+
+
+def _more_logprobs(before: Logprobs | None, now: Logprobs | None) -> Logprobs | None:
+    if before is None or now is None:
+        return before if now is None else now
+    return Logprobs(
+        content=(before.content or ()) + (now.content or ()) if before.content or now.content else None,
+        refusal=(before.refusal or ()) + (now.refusal or ()) if before.refusal or now.refusal else None,
+        extra={**before.extra, **now.extra},
+    )
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = False) -> None:
+    """Fold one chunk's other fields into what came before: lists grow, objects fold, else the latest stands.
+
+    `spoken` is sound: OpenAI streams its base64 and its transcript in stretches.
+    """
+    for name, value in more.items():
+        before = into.get(name)
+        if isinstance(before, list) and isinstance(value, list):
+            into[name] = before + value
+        elif isinstance(value, dict):
+            inner = dict(before) if isinstance(before, dict) else {}
+            _merge(inner, value, spoken=name == "audio")
+            into[name] = inner
+        elif spoken and name in ("data", "transcript") and isinstance(before, str) and isinstance(value, str):
+            into[name] = before + value
+        elif value is not None:
+            into[name] = value

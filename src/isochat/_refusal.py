@@ -1,0 +1,297 @@
+"""An answer that is no: any of the service's error bodies, as one kind of error.
+
+Bodies come in ten shapes (Databricks' own, the same with JSON inside its message, a model provider's or a guardrail's
+words inside that, OpenAI's, a rate limiter's, a number for a code, no code, plain text, a web page, nothing). Pure:
+the same status, headers and body give the same error through every backend.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from html import unescape
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from isochat.errors import (
+    AuthenticationFailed,
+    ContentFiltered,
+    ContextLengthExceeded,
+    EndpointNotFound,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    ServiceError,
+    ServiceUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# What a code means when no HTTP status comes with it: inside a stream, or under a 200.
+# databricks-sdk-py, databricks/sdk/errors/platform.py, has the service's codes; the rest are OpenAI's and Google's.
+_STATUS_OF_CODE = {
+    "BAD_REQUEST": 400,
+    "INVALID_ARGUMENT": 400,
+    "INVALID_PARAMETER_VALUE": 400,
+    "INVALID_REQUEST": 400,
+    "MALFORMED_REQUEST": 400,
+    "INVALID_REQUEST_ERROR": 400,
+    "CONTEXT_LENGTH_EXCEEDED": 400,
+    "CONTENT_FILTER": 400,
+    "UNAUTHENTICATED": 401,
+    "AUTHENTICATION_ERROR": 401,
+    "INVALID_API_KEY": 401,
+    "PERMISSION_DENIED": 403,
+    "PERMISSION_ERROR": 403,
+    "ENDPOINT_NOT_FOUND": 404,
+    "RESOURCE_DOES_NOT_EXIST": 404,
+    "NOT_FOUND": 404,
+    "NOT_FOUND_ERROR": 404,
+    "REQUEST_LIMIT_EXCEEDED": 429,
+    "RESOURCE_EXHAUSTED": 429,
+    "RATE_LIMIT_EXCEEDED": 429,
+    "RATE_LIMIT_ERROR": 429,
+    "INTERNAL_ERROR": 500,
+    "INTERNAL_SERVER_ERROR": 500,
+    "SERVER_ERROR": 500,
+    "API_ERROR": 500,
+    "NOT_IMPLEMENTED": 501,
+    "TEMPORARILY_UNAVAILABLE": 503,
+    "SERVICE_UNAVAILABLE": 503,
+    "OVERLOADED_ERROR": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|context (length|window)|maximum context|prompt is too long|input is too long"
+    r"|exceeds? the (model's )?maximum (input|sequence|prompt)|too many (input )?tokens|input length and `?max_tokens",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(
+    r"content_?filter|content management policy|guardrail_triggered|ResponsibleAIPolicyViolation", re.IGNORECASE
+)
+_BAD_TOKEN = re.compile(r"invalid access token|credential was not sent|token (is|has) expired", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
+_LONGEST = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    """What a body says: its message, its code, how long to wait, and whether a filter spoke."""
+
+    message: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+    request_id: str | None = None
+    filtered: bool = False
+
+
+def service_error(status: int | None, headers: Mapping[str, str], body: Any) -> ServiceError:
+    """The error that a refusal amounts to.
+
+    `headers` have lower-case names. `body` is bytes, text, or JSON already read. `status` is None inside a stream.
+    """
+    read = _read(body)
+    complaint = _complaint(read)
+    message = complaint.message or _plain(status, read)
+    code = complaint.code
+    kind = _kind(status, code, message, filtered=complaint.filtered)
+    return kind(
+        message,
+        status=status,
+        error_code=code,
+        retry_after=retry_after(headers) if retry_after(headers) is not None else complaint.retry_after,
+        request_id=headers.get("x-request-id") or complaint.request_id,
+        body=read,
+        hint=_hint(kind, status, message),
+    )
+
+
+def complains(value: object) -> bool:
+    """Whether a JSON value, under a status that says success, is an error all the same."""
+    return isinstance(value, dict) and bool(value.get("error") or value.get("error_code"))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that the service asks to wait: a number, or a date against the reply's own `Date`; None if unsaid."""
+    if (milliseconds := _seconds(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    said = headers.get("retry-after")
+    if said is None or (seconds := _seconds(said)) is not None:
+        return None if said is None else seconds
+    try:
+        wait = parsedate_to_datetime(said) - parsedate_to_datetime(headers.get("date", ""))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return max(0.0, wait.total_seconds())
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _read(body: Any) -> Any:
+    """The body as JSON if it is JSON, else as text."""
+    if not isinstance(body, bytes | str):
+        return body
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+
+
+def _complaint(body: Any, depth: int = 3) -> _Complaint:
+    """What the body complains of; its message may be JSON text that holds the real one, a few levels down."""
+    if isinstance(body, str):
+        return _Complaint(_text(body)) if body.strip() else _Complaint()
+    if not isinstance(body, dict):
+        return _Complaint(_text(str(body))) if body else _Complaint()
+    outer = _fields(body)
+    inner = _inner(outer.message) if depth else None
+    if inner is None:
+        return outer
+    below = _complaint(inner, depth - 1)
+    return _Complaint(
+        message=below.message or outer.message,
+        code=outer.code or below.code,
+        retry_after=outer.retry_after if outer.retry_after is not None else below.retry_after,
+        request_id=outer.request_id or below.request_id,
+        filtered=outer.filtered or below.filtered,
+    )
+
+
+def _fields(body: dict[str, Any]) -> _Complaint:
+    guardrails = [name for name in ("input_guardrail", "output_guardrail") if body.get(name)]
+    if guardrails and not isinstance(body.get("message"), str):
+        flagged = ", ".join(sorted(set(_flagged(body))))
+        what = f"{' and '.join(guardrails).replace('_', ' ')} stopped it"
+        return _Complaint(f"{what}: {flagged}" if flagged else what, filtered=True)
+    nested = body.get("external_model_error") or body.get("error")
+    if isinstance(nested, dict):
+        if isinstance(nested.get("error"), dict):  # external_model_error: {error: {…}}
+            nested = nested["error"]
+        code = nested.get("code") if nested.get("code") is not None else nested.get("type")
+        said = nested.get("message")
+        return _Complaint(
+            _text(said) if isinstance(said, str) else None,
+            code=_code(code if code is not None else body.get("error_code")),
+            retry_after=_seconds(nested.get("retry_after")),
+            request_id=_word(body.get("request_id")),
+            filtered=bool(_FILTERED.search(str(nested.get("innererror", "")))),
+        )
+    said = next((body[key] for key in ("message", "detail", "error", "error_message") if body.get(key)), None)
+    if isinstance(said, list):  # FastAPI: [{"loc": [...], "msg": "..."}]
+        said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said)
+    code = body.get("error_code", body.get("code"))
+    if code is None and "detail" in body:  # SCIM: {"detail": "...", "status": "404"}
+        code = body.get("status")
+    return _Complaint(
+        _text(said) if isinstance(said, str) else None,
+        code=_code(code),
+        retry_after=_seconds(body.get("retry_after")),
+        request_id=_word(body.get("request_id")) or _request_id(body.get("details")),
+    )
+
+
+def _inner(message: str | None) -> dict[str, Any] | None:
+    """The JSON object that a message is, alone or behind its code: `BAD_REQUEST: {"message": …}`."""
+    if message is None or "{" not in message:
+        return None
+    try:
+        value = msgspec.json.decode(message[message.index("{") :])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    known = ("message", "error", "external_model_error", "input_guardrail", "output_guardrail")
+    return value if isinstance(value, dict) and any(key in value for key in known) else None
+
+
+def _flagged(body: dict[str, Any]) -> Iterator[str]:
+    """The categories that a guardrail says it found."""
+    for name in ("input_guardrail", "output_guardrail"):
+        found = body.get(name)
+        for verdict in found if isinstance(found, list) else [found]:
+            if not isinstance(verdict, dict):
+                continue
+            categories = verdict.get("categories")
+            if isinstance(categories, dict):
+                yield from (str(category) for category, hit in categories.items() if hit)
+            if verdict.get("pii_detection"):
+                yield "pii"
+
+
+def _request_id(details: object) -> str | None:
+    if not isinstance(details, list):
+        return None
+    return next((i["request_id"] for i in details if isinstance(i, dict) and _word(i.get("request_id"))), None)
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _code(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def _text(said: str) -> str:
+    """Words fit for an error message: a web page's title, no control characters, and an end."""
+    if _PAGE.match(said):
+        title = _TITLE.search(said)
+        said = f"a web page titled {unescape(title.group(1)).strip()!r}" if title else "a web page"
+    said = _CONTROL.sub(" ", said).strip()
+    return said if len(said) <= _LONGEST else said[:_LONGEST] + "…"
+
+
+def _plain(status: int | None, read: Any) -> str:
+    what = "an empty body" if read in ("", None) else "a body without a message"
+    return f"the service answered with HTTP status {status} and {what}" if status else f"the service sent {what}"
+
+
+def _kind(status: int | None, code: str | None, message: str, *, filtered: bool) -> type[ServiceError]:
+    if status is None or status < 300:  # noqa: PLR2004 - an error under a status that says success: the code decides
+        status = _STATUS_OF_CODE.get((code or "").upper())
+        if status is None:
+            status = int(code) if code and code.isdigit() and len(code) == 3 else 0  # noqa: PLR2004 - an HTTP status
+    about = f"{code} {message}"
+    if filtered or (status in (400, 422, 0) and _FILTERED.search(about)):
+        return ContentFiltered
+    if status in (400, 413, 422, 0) and _TOO_LONG.search(about):
+        return ContextLengthExceeded
+    if status == 401 or (status == 403 and _BAD_TOKEN.search(message)):  # noqa: PLR2004 - HTTP statuses, as below
+        return AuthenticationFailed
+    known: dict[int, type[ServiceError]] = {
+        403: PermissionDenied,
+        404: EndpointNotFound,
+        408: ServiceUnavailable,
+        429: RateLimited,
+    }
+    if status in known:
+        return known[status]
+    if 400 <= status < 500:  # noqa: PLR2004
+        return RequestRefused
+    return ServiceUnavailable if 500 <= status < 600 else ServiceError  # noqa: PLR2004
+
+
+def _hint(kind: type[ServiceError], status: int | None, message: str) -> str | None:
+    if kind is AuthenticationFailed:
+        return "Check the token, or sign in again; `isochat doctor` shows where it was found."
+    if kind is PermissionDenied and "rate limit of 0" in message:
+        # The service says "rate limit", and waiting does not help: docs "Foundation Model APIs limits and quotas".
+        return "The endpoint is switched off for this workspace; asking again will not help."
+    if kind is EndpointNotFound:
+        return "`isochat doctor` lists the endpoints that this login can see."
+    if status is not None and 300 <= status < 400:  # noqa: PLR2004
+        return "The host redirects: is it the workspace's own address? Redirects are not followed, since a token goes to its own host only."
+    return None

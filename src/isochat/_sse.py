@@ -1,0 +1,93 @@
+"""The bytes of an event stream, cut into its events, as the WHATWG standard says.
+
+No I/O: feed it what was read, in whatever pieces, and it gives back the events that are complete.
+https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its `data`, still bytes, and the type it was given, `message` if none."""
+
+    data: bytes
+    type: str = "message"
+
+
+class EventDecoder:
+    """Bytes in, events out."""
+
+    __slots__ = ("_after_cr", "_data", "_started", "_tail", "_type")
+
+    def __init__(self) -> None:
+        self._tail: list[bytes] = []  # the pieces of a line whose end has not arrived
+        self._data: list[bytes] = []  # the data lines of the event being read
+        self._type = ""
+        self._after_cr = False  # a CR ended the last line: an LF that comes next belongs to it
+        self._started = False
+
+    def feed(self, read: bytes) -> Iterator[Event]:
+        """Take what was read; give the events that it completes."""
+        if self._after_cr and read:
+            self._after_cr = False
+            read = read.removeprefix(b"\n")
+        if not read:
+            return
+        lines = _LINE_END.split(read)
+        self._after_cr = read.endswith(b"\r")
+        if len(lines) == 1:
+            # No line ends here. Only collect: joining each time would make a long line cost its length squared.
+            self._tail.append(read)
+            return
+        if self._tail:
+            lines[0] = b"".join([*self._tail, lines[0]])
+        self._tail = [lines.pop()]
+        for line in lines:
+            yield from self._line(line)
+
+    def close(self) -> Iterator[Event]:
+        """The stream has ended: give what was left.
+
+        The standard discards an event whose blank line never came. A server that stops right after its last event
+        meant it, though, and losing it in silence is worse than reading it; a half of one does not parse as JSON.
+        """
+        self._after_cr = False
+        tail, self._tail = b"".join(self._tail), []
+        if tail:
+            yield from self._line(tail)
+        yield from self._line(b"")
+
+    def _line(self, line: bytes) -> Iterator[Event]:
+        if not self._started:
+            self._started = True
+            line = line.removeprefix(_BOM)
+        if not line:
+            data, kind = self._data, self._type
+            self._data, self._type = [], ""
+            if data:
+                yield Event(b"\n".join(data), kind or "message")
+            return
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            self._type = value.removeprefix(b" ").decode("utf-8", "replace")
+        # A comment has an empty field name; `id` and `retry` are for browsers that reconnect; others are ignored.
+
+
+def events_in(body: bytes) -> Iterator[Event]:
+    """All the events of a stream that was read to its end."""
+    decoder = EventDecoder()
+    yield from decoder.feed(body)
+    yield from decoder.close()

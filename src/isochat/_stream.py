@@ -1,0 +1,303 @@
+"""A streamed answer: its chunks as they come, and the whole at its end.
+
+A stream has exactly one end. Either it is complete (the service gave its finish reason or its `[DONE]`), or
+`StreamInterrupted` is raised with everything that had arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from isochat import _wire
+from isochat._gather import Gathering
+from isochat._retry import Tries, aask, ask
+from isochat._types import ChatChunk, ChatResponse
+from isochat.errors import ChatError, MalformedReply, ServiceError, StreamInterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from types import TracebackType
+    from typing import Self
+
+    from isochat._types import ChatRequest
+    from isochat.backends._base import Backend
+
+_END = object()
+# After `[DONE]` the reply is read to its end, which lets the connection be used again; a server that keeps it open
+# past this is not waited for.
+_LAST_BYTES = 0.25
+
+
+class _Reading:
+    """What one attempt at a stream has brought so far. Decides; does not act."""
+
+    def __init__(self, backend: Backend, request: ChatRequest, tries: Tries) -> None:
+        self.backend, self.request, self.tries = backend, request, tries
+        self.gathering = Gathering()
+        self.request_id: str | None = None
+        self.first_event: float | None = None
+        self.complete = False  # the service has said so
+        self.ended = False
+        self._agent = False
+
+    def take(self, event: Any) -> ChatChunk | None:
+        """Read an event; give the chunk that it is, if it is one."""
+        if isinstance(event, _wire.Head):
+            self.request_id = event.request_id
+        said = self.backend.decode_event(event)
+        if isinstance(event, _wire.Reply) or said is _wire.Done.DONE:
+            self.complete = True
+        if not isinstance(said, ChatChunk):
+            return None
+        if self.first_event is None:
+            self.first_event = self.tries.elapsed()
+        self._agent = self._agent or (isinstance(said.raw, dict) and "delta" in said.raw)
+        self.gathering.add(said)
+        return said
+
+    def end(self) -> None:
+        """The events have ended. Raises if the answer has not."""
+        self.ended = True
+        # An agent's pieces carry no finish reason and may end without `[DONE]`: there the reply's own end must do.
+        if self.complete or self.gathering.finished or self._agent:
+            return
+        if self.gathering.empty:
+            message = "the stream ended before it had begun"
+            raise MalformedReply(message, request_id=self.request_id)
+        raise self.broken(None)
+
+    def broken(self, error: ChatError | None) -> StreamInterrupted:
+        """The error for a stream that had begun and broke."""
+        self.ended = True
+        said = "it ended without a finish reason" if error is None else error.message
+        interrupted = StreamInterrupted(
+            f"the stream broke in the middle: {said}",
+            partial=self.response(),
+            error=error if isinstance(error, ServiceError) else None,
+        )
+        interrupted.backend, interrupted.endpoint = self.backend.name, self.request.endpoint
+        interrupted.attempts = self.tries.attempts
+        return interrupted
+
+    def response(self) -> ChatResponse:
+        """The answer as far as it has come."""
+        return replace(
+            self.gathering.response(),
+            request_id=self.request_id,
+            backend=self.backend.name,
+            endpoint=self.request.endpoint,
+            attempts=self.tries.attempts,
+            first_event=self.first_event,
+            elapsed=self.tries.elapsed(),
+        )
+
+
+class ChatStream:
+    """A streamed answer, to be iterated: `for chunk in stream: print(chunk.text, end="")`.
+
+    Leaving a `with` block, `close()`, or reading to the end gives the connection back.
+    """
+
+    def __init__(self, reading: _Reading, events: Generator[Any, None, None], first: ChatChunk | None) -> None:
+        self._reading, self._events, self._first = reading, events, first
+        self._response: ChatResponse | None = None
+
+    @classmethod
+    def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> Self:
+        """Ask, and wait for the first chunk: until it has come the question may be asked again, never after."""
+        call = backend.encode(request)
+
+        def begin(left: float) -> Self:
+            reading, events = _Reading(backend, request, tries), backend.stream(call, left)
+            stream = cls(reading, events, None)
+            try:
+                stream._first = stream._pull()
+            except BaseException:
+                events.close()
+                raise
+            return stream
+
+        return ask(begin, tries)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ChatChunk:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._reading.ended:
+            raise StopIteration
+        try:
+            chunk = self._pull()
+        except StreamInterrupted:
+            self._events.close()
+            raise
+        except ChatError as error:
+            self._events.close()
+            raise self._reading.broken(error) from error
+        if chunk is None:
+            self._events.close()
+            raise StopIteration
+        return chunk
+
+    def _pull(self) -> ChatChunk | None:
+        """The next chunk; None at the end of a complete stream."""
+        reading = self._reading
+        while not reading.complete:
+            event = reading.backend.pull(self._events, reading.tries.left(), _END)
+            if event is _END:
+                break
+            if (chunk := reading.take(event)) is not None:
+                return chunk
+        else:
+            self._drain()
+        reading.end()
+        return None
+
+    def _drain(self) -> None:
+        try:
+            while self._reading.backend.pull(self._events, _LAST_BYTES, _END) is not _END:
+                pass
+        except ChatError:
+            return
+
+    @property
+    def response(self) -> ChatResponse:
+        """The whole answer; what is left of the stream is read first."""
+        for _ in self:
+            pass
+        if self._response is None:
+            self._response = self._reading.response()
+        return self._response
+
+    @property
+    def partial(self) -> ChatResponse:
+        """The answer as far as it has come."""
+        return self._reading.response()
+
+    def close(self) -> None:
+        """Stop reading and give the connection back."""
+        self._reading.ended = True
+        self._first = None
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"
+
+
+class AsyncChatStream:
+    """A streamed answer, to be iterated: `async for chunk in stream: print(chunk.text, end="")`.
+
+    Leaving an `async with` block, `aclose()`, or reading to the end gives the connection back.
+    """
+
+    def __init__(self, reading: _Reading, events: AsyncGenerator[Any, None], first: ChatChunk | None) -> None:
+        self._reading, self._events, self._first = reading, events, first
+        self._response: ChatResponse | None = None
+
+    @classmethod
+    async def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> Self:
+        """`ChatStream.open`, awaited."""
+        call = backend.encode(request)
+
+        async def begin(left: float) -> Self:
+            reading, events = _Reading(backend, request, tries), backend.astream(call, left)
+            stream = cls(reading, events, None)
+            try:
+                stream._first = await stream._pull()
+            except BaseException:
+                await events.aclose()
+                raise
+            return stream
+
+        return await aask(begin, tries)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatChunk:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._reading.ended:
+            raise StopAsyncIteration
+        try:
+            chunk = await self._pull()
+        except StreamInterrupted:
+            await self._events.aclose()
+            raise
+        except ChatError as error:
+            await self._events.aclose()
+            raise self._reading.broken(error) from error
+        if chunk is None:
+            await self._events.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def _pull(self) -> ChatChunk | None:
+        reading = self._reading
+        while not reading.complete:
+            event = await reading.backend.apull(self._events, reading.tries.left(), _END)
+            if event is _END:
+                break
+            if (chunk := reading.take(event)) is not None:
+                return chunk
+        else:
+            await self._drain()
+        reading.end()
+        return None
+
+    async def _drain(self) -> None:
+        try:
+            while await self._reading.backend.apull(self._events, _LAST_BYTES, _END) is not _END:
+                pass
+        except ChatError:
+            return
+
+    async def collect(self) -> ChatResponse:
+        """The whole answer; what is left of the stream is read first."""
+        async for _ in self:
+            pass
+        return self.response
+
+    @property
+    def response(self) -> ChatResponse:
+        """The whole answer, once the stream has been read to its end; before that, `await collect()`."""
+        if not self._reading.ended or self._first is not None:
+            message = "the stream has not been read to its end: await collect()"
+            raise RuntimeError(message)
+        if self._response is None:
+            self._response = self._reading.response()
+        return self._response
+
+    @property
+    def partial(self) -> ChatResponse:
+        """The answer as far as it has come."""
+        return self._reading.response()
+
+    async def aclose(self) -> None:
+        """Stop reading and give the connection back."""
+        self._reading.ended = True
+        self._first = None
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"

@@ -1,0 +1,120 @@
+"""Which backends there are, and how to get one without importing any other.
+
+Those of isochat are a table of strings. A third party's is an entry point in the group `isochat.backends`, looked for
+only when the table has no such name; it cannot take the name of one of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+from isochat.backends._base import Backend
+from isochat.errors import BackendNotFound, BackendNotInstalled
+
+__all__ = ["BUILT_IN", "Backend", "BackendInfo", "available", "carriers", "find", "load"]
+
+GROUP = "isochat.backends"
+
+BUILT_IN = {
+    "openai": "isochat.backends.openai:OpenAIBackend",
+    "rest": "isochat.backends.rest:RestBackend",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What one backend is and carries, as data.
+
+    `missing` are the modules it needs that are not installed, `install` the line that installs them. `blocking`,
+    `asyncio`, `stream` and `async_stream` say which of the four ways of asking it knows.
+    """
+
+    name: str
+    client: str
+    route: str
+    carries: frozenset[str]
+    missing: tuple[str, ...]
+    install: str
+    blocking: bool = True
+    asyncio: bool = True
+    stream: bool = True
+    async_stream: bool = True
+
+
+def load(name: str) -> type[Backend]:
+    """The backend of that name. Raises `BackendNotFound` or, with the line that installs it, `BackendNotInstalled`."""
+    found = find(name)
+    if missing := _missing(found):
+        line = _install_line(name)
+        message = f"the {name!r} backend needs {', '.join(missing)}, which is not installed"
+        raise BackendNotInstalled(message, install=line)
+    return found
+
+
+def available() -> tuple[BackendInfo, ...]:
+    """Every backend there is, ours and others', in the order of their names. No client is imported."""
+    return tuple(_info(name) for name in sorted({*BUILT_IN, *_others()}))
+
+
+def carriers(option: str) -> tuple[str, ...]:
+    """The names of our backends that carry an option."""
+    return tuple(name for name in BUILT_IN if option in find(name).carries)
+
+
+def _info(name: str) -> BackendInfo:
+    backend = find(name)
+    return BackendInfo(
+        name=name,
+        client=backend.client,
+        route=backend.route,
+        carries=backend.carries,
+        missing=_missing(backend),
+        install=_install_line(name),
+        stream=backend.streams(),
+        async_stream=backend.streams(),
+    )
+
+
+@functools.cache
+def find(name: str) -> type[Backend]:
+    """The backend of that name, whether or not its client is installed. Raises `BackendNotFound`."""
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        backend: type[Backend] = getattr(import_module(module), attribute)
+        return backend
+    claims = _others().get(name, ())
+    if len(claims) > 1:
+        message = f"two distributions claim the name {name!r}: {' and '.join(claims)}"
+        raise BackendNotFound(message, hint="Uninstall one of them.")
+    if not claims:
+        known = sorted({*BUILT_IN, *_others()})
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(known)}."
+        message = f"no backend is called {name!r}"
+        raise BackendNotFound(message, nearest=near, hint=hint)
+    (point,) = entry_points(group=GROUP, name=name)
+    loaded: type[Backend] = point.load()
+    return loaded
+
+
+@functools.cache
+def _others() -> dict[str, tuple[str, ...]]:
+    """Third parties' backends: each name with the distributions that claim it."""
+    claims: dict[str, list[str]] = {}
+    for point in entry_points(group=GROUP):
+        if point.name not in BUILT_IN:
+            claims.setdefault(point.name, []).append(point.dist.name if point.dist else point.value)
+    return {name: tuple(sorted(who)) for name, who in claims.items()}
+
+
+def _missing(backend: type[Backend]) -> tuple[str, ...]:
+    return tuple(module for module in backend.requires if find_spec(module) is None)
+
+
+def _install_line(name: str) -> str:
+    return f"pip install 'isochat[{name}]'" if name in BUILT_IN else f"pip install {' '.join(_others().get(name, ()))}"

@@ -1,0 +1,223 @@
+"""The `openai` backend: the OpenAI client's `chat.completions.create`, of major 2 or 3.
+
+The method that people call is the one that is called, so that what hangs on it (tracing, a subclass, a patch) sees
+the call; its raw-response form gives the bytes beneath, since the client's own models turn a web page into a string,
+an error event into a chunk without choices, and a truncated stream into a short one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from isochat import _wire
+from isochat.backends._base import EVERYTHING, Backend, PerLoop, PerProcess, finite, http_error, transport_error
+from isochat.transports.deadline import keep_deadlines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from isochat._connection import Connection
+    from isochat._types import ChatChunk, ChatRequest, ChatResponse
+    from isochat.errors import ChatError
+
+_CONNECT = 10.0
+
+#: The options that `create` has keywords for, in both majors; the others go in its `extra_body`.
+#: tests/backends/test_openai.py holds this against the signature of the client that is installed.
+KEYWORDS = frozenset(
+    {
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+    }
+)
+
+
+class OpenAIBackend(Backend):
+    """The OpenAI client, to `/serving-endpoints/chat/completions`.
+
+    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` (or subclasses), with
+    their own address and login; they are used as they are, but for their retries, which are switched off per call.
+    """
+
+    name: ClassVar[str] = "openai"
+    carries: ClassVar[frozenset[str]] = EVERYTHING
+    requires: ClassVar[tuple[str, ...]] = ("openai",)
+    client: ClassVar[str] = "openai 2 or 3, chat.completions.create"
+    route: ClassVar[str] = "/serving-endpoints/chat/completions"
+
+    def __init__(
+        self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None
+    ) -> None:
+        self._given = client is not None or async_client is not None
+        if connection is None and not self._given:
+            from isochat._connection import Connection as Found
+
+            connection = Found()
+        self._connection = connection
+        self._http = PerProcess(lambda: _patient(client) or self._make(), self._close_own)
+        self._async_http = PerLoop(lambda: _patient(async_client) or self._make_async(), self._aclose_own)
+
+    @property
+    def connection(self) -> Connection:  # type: ignore[override]
+        """The workspace and login; of a client that was handed in, only the client knows."""
+        if self._connection is None:
+            message = "the client that was handed in has its own connection"
+            raise AttributeError(message)
+        return self._connection
+
+    def encode(self, request: ChatRequest) -> dict[str, Any]:
+        """The keywords of `create`."""
+        body = _wire.request_to_json(request)
+        keywords = {name: body.pop(name) for name in ("messages", *KEYWORDS) if name in body}
+        if body.pop("stream", False):
+            keywords["stream"] = True
+        if body:
+            keywords["extra_body"] = body
+        return {"model": request.endpoint, **keywords}
+
+    def send(self, call: dict[str, Any], timeout: float) -> _wire.Reply:
+        """Create the completion."""
+        headers = self._headers(timeout)
+        create = self._http.get().chat.completions.with_raw_response.create
+        return _reply(create(**call, extra_headers=headers, timeout=_timeout(timeout)))
+
+    async def asend(self, call: dict[str, Any], timeout: float) -> _wire.Reply:
+        """Create the completion, awaited."""
+        headers = await self._aheaders(timeout)
+        create = (await self._async_http.get()).chat.completions.with_raw_response.create
+        return _reply(await create(**call, extra_headers=headers, timeout=_timeout(timeout)))
+
+    def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
+        """Create the completion and give its events as they come."""
+        headers = self._headers(timeout)
+        create = self._http.get().chat.completions.with_streaming_response.create
+        with create(**call, extra_headers=headers, timeout=_timeout(timeout)) as response:
+            incoming = _wire.Incoming(response.status_code, _lowered(response.headers))
+            yield incoming.head
+            for read in response.iter_bytes():
+                yield from incoming.feed(read)
+            yield from incoming.close()
+
+    async def astream(self, call: dict[str, Any], timeout: float) -> AsyncGenerator[Any, None]:
+        """Create the completion and give its events as they come, awaited."""
+        headers = await self._aheaders(timeout)
+        create = (await self._async_http.get()).chat.completions.with_streaming_response.create
+        async with create(**call, extra_headers=headers, timeout=_timeout(timeout)) as response:
+            incoming = _wire.Incoming(response.status_code, _lowered(response.headers))
+            yield incoming.head
+            async for read in response.iter_bytes():
+                for event in incoming.feed(read):
+                    yield event
+            for event in incoming.close():
+                yield event
+
+    def decode(self, reply: _wire.Reply) -> ChatResponse:
+        """Read the reply."""
+        return _wire.decode_reply(reply)
+
+    def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
+        """Read the event."""
+        return _wire.decode_event(event)
+
+    def classify(self, error: Exception) -> ChatError | None:
+        """The client's `APIStatusError` keeps the response; its `APIConnectionError` has its cause beneath."""
+        return http_error(error) or transport_error(error)
+
+    def renew(self) -> bool:
+        """A client that was handed in renews its own login."""
+        return self._connection is not None and self._connection.renew()
+
+    def close(self) -> None:
+        """Close the blocking client, unless it was handed in."""
+        self._http.close()
+
+    async def aclose(self) -> None:
+        """Close both clients, unless they were handed in."""
+        self.close()
+        await self._async_http.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'a client of yours' if self._given else repr(self._connection)})"
+
+    def _headers(self, timeout: float) -> dict[str, str]:
+        return {} if self._connection is None else self._connection.headers(timeout=finite(timeout))
+
+    async def _aheaders(self, timeout: float) -> dict[str, str]:
+        return {} if self._connection is None else await self._connection.aheaders(timeout=finite(timeout))
+
+    def _make(self) -> Any:
+        import openai
+
+        client = openai.OpenAI(**self._options(openai))
+        keep_deadlines(client._client)
+        return client
+
+    def _make_async(self) -> Any:
+        import openai
+
+        return openai.AsyncOpenAI(**self._options(openai))
+
+    def _options(self, openai: Any) -> dict[str, Any]:
+        # What OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS say is for OpenAI, not for this host, and the
+        # client sends it to whatever host it has.
+        others = ["OpenAI-Organization", "OpenAI-Project", *_custom_headers(os.environ.get("OPENAI_CUSTOM_HEADERS", ""))]
+        return {
+            "base_url": f"{self.connection.host}/serving-endpoints",
+            "api_key": "given-with-each-request",  # the headers of the connection stand above it
+            "max_retries": 0,
+            "default_headers": {name: openai.Omit() for name in others},
+        }
+
+    def _close_own(self, client: Any) -> None:
+        if not self._given:
+            client.close()
+
+    async def _aclose_own(self, client: Any) -> None:
+        if not self._given:
+            await client.close()
+
+
+def _patient(client: Any) -> Any:
+    """A client that was handed in, without its own retries."""
+    return None if client is None else client.with_options(max_retries=0)
+
+
+def _custom_headers(said: str) -> list[str]:
+    return [line.partition(":")[0].strip() for line in said.splitlines() if ":" in line]
+
+
+def _timeout(timeout: float) -> Any:
+    """To connect, to read, to write, to wait for the pool: a tuple, which httpx and httpx2 both understand."""
+    limit = finite(timeout)
+    return (min(_CONNECT, timeout), limit, limit, limit)
+
+
+def _lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _reply(response: Any) -> _wire.Reply:
+    return _wire.Reply(response.status_code, _lowered(response.headers), response.http_response.content, response)

@@ -1,0 +1,1 @@
+"""What the `rest` backend sends with."""

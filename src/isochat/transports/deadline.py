@@ -1,0 +1,89 @@
+"""A deadline that a blocking read cannot outlive.
+
+The timeouts of httpx and httpx2 are per read: a server that drips a byte a second keeps a call with `timeout=1` alive
+for ever. Both stand on a network backend (httpcore's, httpcore2's) whose streams are told a timeout at each read; the
+one here tells them what is left of the whole question instead. asyncio needs none of this: there, `asyncio.timeout`
+cancels the read itself.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_deadline: ContextVar[float | None] = ContextVar("isochat_deadline", default=None)
+_NEXT_TO_NOTHING = 0.001  # a timeout of 0 would mean "do not block", and fail otherwise
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Everything that is read or written inside ends in a timeout once these seconds are over."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def keep_deadlines(client: Any) -> Any:
+    """Make a blocking httpx or httpx2 client heed `within`, through a proxy too. Gives the client back.
+
+    The attributes are private ones of httpx 0.28 and httpx2 2.16; where they are gone, the client keeps its per-read
+    timeouts, and the test of a dripping server fails (tests/test_deadline.py).
+    """
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - there is no public way in
+        pool = getattr(transport, "_pool", None)
+        if hasattr(pool, "_network_backend"):
+            pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001
+    return client
+
+
+def _sooner(timeout: float | None) -> float | None:
+    deadline = _deadline.get()
+    if deadline is None:
+        return timeout
+    left = max(deadline - time.monotonic(), _NEXT_TO_NOTHING)
+    return left if timeout is None else min(left, timeout)
+
+
+class _Network:
+    """A network backend whose connections heed the deadline."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _Stream:
+        return _Stream(self._inner.connect_tcp(host, port, timeout=_sooner(timeout), **options))
+
+    def connect_unix_socket(self, path: str, timeout: float | None = None, **options: Any) -> _Stream:
+        return _Stream(self._inner.connect_unix_socket(path, timeout=_sooner(timeout), **options))
+
+    def sleep(self, seconds: float) -> None:
+        self._inner.sleep(seconds)
+
+
+class _Stream:
+    """One connection."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, timeout=_sooner(timeout))  # type: ignore[no-any-return]
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, timeout=_sooner(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout=_sooner(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
