@@ -83,10 +83,14 @@ _LONGEST = 2000
 
 @dataclass(frozen=True, slots=True)
 class _Complaint:
-    """What a body says: its message, its code, how long to wait, and whether a filter spoke."""
+    """What a body says: its message, its code, how long to wait, and whether a filter spoke.
+
+    `within` is the code of an error that the message holds: Databricks' own code stands above it.
+    """
 
     message: str | None = None
     code: str | None = None
+    within: str | None = None
     retry_after: float | None = None
     request_id: str | None = None
     filtered: bool = False
@@ -101,7 +105,7 @@ def service_error(status: int | None, headers: Mapping[str, str], body: Any) -> 
     complaint = _complaint(read)
     message = complaint.message or _plain(status, read)
     code = complaint.code
-    kind = _kind(status, code, message, filtered=complaint.filtered)
+    kind = _kind(status, code, f"{complaint.within} {message}", filtered=complaint.filtered)
     return kind(
         message,
         status=status,
@@ -166,6 +170,7 @@ def _complaint(body: Any, depth: int = 3) -> _Complaint:
     return _Complaint(
         message=below.message or outer.message,
         code=outer.code or below.code,
+        within=below.within or below.code,
         retry_after=outer.retry_after if outer.retry_after is not None else below.retry_after,
         request_id=outer.request_id or below.request_id,
         filtered=outer.filtered or below.filtered,

@@ -322,30 +322,31 @@ def _completion(value: dict[str, Any]) -> ChatResponse:
         id=_take(rest, "id", str),
         model=_take(rest, "model", str),
         created=_take_number(rest, "created"),
-        extra=_without_nulls(rest, "object"),
+        extra=_left(rest, "object"),
     )
 
 
 def _agent_answer(value: dict[str, Any]) -> ChatResponse:
     """A ChatAgent's reply: several messages when tools were called; the answer is the last assistant one.
 
-    The whole list stays in `extra["messages"]`. MLflow, mlflow/types/agent.py, has the shape.
+    Where there are several, all of them stand in `extra["messages"]`. MLflow, mlflow/types/agent.py, has the shape.
     """
     rest = dict(value)
-    messages = [decode_message(item, f"messages[{place}]") for place, item in enumerate(rest["messages"])]
+    messages = [decode_message(item, f"messages[{place}]") for place, item in enumerate(rest.pop("messages"))]
     answer = next((message for message in reversed(messages) if message.role == "assistant"), None)
     if answer is None:
         answer = messages[-1] if messages else None
     finish_reason = _take(rest, "finish_reason", str)
     usage = _take_usage(rest)
-    choices = () if answer is None else (Choice(0, answer, finish_reason),)
+    if len(messages) > 1:
+        rest["messages"] = [message.to_dict() for message in messages]
     return ChatResponse(
-        choices=choices,
+        choices=() if answer is None else (Choice(0, answer, finish_reason),),
         usage=usage,
         id=_take(rest, "id", str),
         model=_take(rest, "model", str),
         created=_take_number(rest, "created"),
-        extra=_without_nulls(rest, "object"),
+        extra=_left(rest, "object"),
     )
 
 
@@ -366,7 +367,7 @@ def _choice(value: Any, place: int, path: str) -> Choice:
         message=message,
         finish_reason=_take(rest, "finish_reason", str),
         logprobs=_take_logprobs(rest),
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -388,7 +389,7 @@ def decode_message(value: Any, path: str) -> Message:
         name=_take(rest, "name", str),
         refusal=_take(rest, "refusal", str),
         reasoning_content=_take_reasoning(rest),
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -431,7 +432,7 @@ def _call_delta(value: Any, path: str) -> ToolCallDelta:
         name=name,
         arguments=arguments,
         type=kind,
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -445,7 +446,7 @@ def decode_part(value: Any) -> Part:
     kind = rest.pop("type", None)
     match kind:
         case "text" | "output_text" if isinstance(rest.get("text"), str):
-            return Text(rest.pop("text"), _without_nulls(rest))
+            return Text(rest.pop("text"), _left(rest))
         case "reasoning" | "thinking" | "redacted_thinking":
             return _reasoning(value)
         case "refusal" if isinstance(rest.get("refusal"), str):
@@ -597,7 +598,7 @@ def decode_chunk(value: Any) -> ChatChunk:
         id=_take(rest, "id", str),
         model=_take(rest, "model", str),
         created=_take_number(rest, "created"),
-        extra=_without_nulls(rest, "object"),
+        extra=_left(rest, "object"),
         raw=value,
     )
 
@@ -659,7 +660,7 @@ def _chunk_choice(value: Any, place: int, path: str) -> ChunkChoice:
         delta=_delta(said, f"{path}.delta"),
         finish_reason=_take(rest, "finish_reason", str),
         logprobs=_take_logprobs(rest),
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -673,7 +674,7 @@ def _delta(value: dict[str, Any], path: str) -> Delta:
         tool_calls=_take_calls(rest, path),
         refusal=_take(rest, "refusal", str),
         reasoning_content=_take_reasoning(rest),
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -754,7 +755,7 @@ def decode_usage(report: Mapping[str, Any]) -> Usage:
             ("output_tokens_details", "reasoning_tokens"),
             ("reasoning_tokens",),
         ),
-        extra=_without_nulls(rest),
+        extra=_left(rest),
     )
 
 
@@ -781,7 +782,7 @@ def _take_logprobs(rest: dict[str, Any]) -> Logprobs | None:
         return None
     inner = dict(rest.pop("logprobs"))
     lists = {name: _tokens(inner.pop(name)) for name in ("content", "refusal") if _tokens(inner.get(name)) is not None}
-    extra = _without_nulls(inner)
+    extra = _left(inner)
     return Logprobs(lists.get("content"), lists.get("refusal"), extra) if lists or extra else None
 
 
@@ -806,9 +807,12 @@ def _token(item: Any) -> TokenLogprob | None:
     return TokenLogprob(item["token"], logprob, None if octets is None else tuple(octets), others)
 
 
-def _without_nulls(rest: dict[str, Any], *also: str) -> dict[str, Any]:
-    """What is left of an object. A null says nothing, so that sent and absent are the same."""
-    return {name: value for name, value in rest.items() if value is not None and name not in also}
+def _left(rest: dict[str, Any], *also: str) -> dict[str, Any]:
+    """What is left of an object. Null, an empty list and an empty object say nothing: sent and absent are the same.
+
+    (A whole answer of GPT's has `annotations: []`, and the same answer streamed has none.)
+    """
+    return {name: value for name, value in rest.items() if value not in (None, [], {}) and name not in also}
 
 
 def _malformed(path: str, expected: str, got: Any) -> NoReturn:

@@ -1,0 +1,710 @@
+"""The suite that every backend passes, ours and yours, over real sockets against the local endpoint.
+
+```python
+class TestMine(BackendTests):
+    @pytest.fixture
+    def backend(self, connection):
+        return MyBackend(connection)
+```
+
+Each scenario is written once and runs four ways: blocking, asyncio, streamed, async streamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import pickle
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from isochat import (
+    AuthenticationFailed,
+    Backend,
+    ChatChunk,
+    ChatError,
+    ChatResponse,
+    Connection,
+    ConnectionFailed,
+    ContentFiltered,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EndpointNotFound,
+    MalformedReply,
+    Message,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    Retry,
+    ServiceError,
+    ServiceUnavailable,
+    StreamInterrupted,
+    UnsupportedOption,
+    aquery_chat,
+    query_chat,
+)
+from isochat.local import Fault, LocalEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MODES = ("blocking", "asyncio", "stream", "async stream")
+ENDPOINTS = (
+    "databricks-claude-sonnet-4-5",
+    "databricks-gpt-oss-120b",
+    "databricks-gpt-5-1",
+    "databricks-gemini-2-5-pro",
+    "databricks-meta-llama-3-3-70b-instruct",
+    "agent-chat",
+    "doc-sample",
+)
+QUESTION = "What is a mixture of experts model?"
+MARGIN = 0.5  # seconds that a question may outlive its deadline by, on a slow machine
+ONCE = Retry(attempts=1)
+AT_ONCE = Retry(attempts=3, first_wait=0.0)
+
+#: A value for each option, such as a caller would give.
+VALUES: dict[str, Any] = {
+    "max_tokens": 7,
+    "max_completion_tokens": 7,
+    "temperature": 0.25,
+    "top_p": 0.5,
+    "top_k": 3,
+    "n": 2,
+    "stop": ["END", "."],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "logit_bias": {"50256": -100.0},
+    "reasoning_effort": "low",
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "output_config": {"effort": "low"},
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "seed": 11,
+    "user": "someone",
+    "stream_options": {"include_usage": True},
+    "enable_safety_filter": True,
+    "usage_context": {"team": "a"},
+    "client_request_id": "mine-1",
+    "extra_params": {"a": "b"},
+    "databricks_options": {"return_trace": True},
+    "custom_inputs": {"a": {"b": [1]}},
+    "context": {"conversation_id": "c", "user_id": "u"},
+    "metadata": {"a": "b"},
+    "store": False,
+    "service_tier": "default",
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+    "extra_body": {"something_new": {"deep": [1, None]}},
+}
+
+ANSWER: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1_700_000_000,
+    "model": "some-model",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+}
+
+
+def _pieces(*deltas: dict[str, Any], finish_reason: str | None = "stop", done: bool = True) -> list[bytes]:
+    """A stream of these deltas, an event a write."""
+    events: list[Any] = [{**_about(), "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    if finish_reason is not None:
+        events.append({**_about(), "choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]})
+    lines = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+    return [*lines, b"data: [DONE]\n\n"] if done else lines
+
+
+def _about() -> dict[str, Any]:
+    return {name: ANSWER[name] for name in ("id", "created", "model")}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refusal as the service sends it, and the error that it must become."""
+
+    name: str
+    status: int
+    body: Any
+    error: type[ServiceError]
+    error_code: str | None
+    says: str
+
+
+REFUSALS = (
+    Refusal(
+        "unknown field",
+        400,
+        {"error_code": "BAD_REQUEST", "message": 'Bad request: json: unknown field "x"\n'},
+        RequestRefused,
+        "BAD_REQUEST",
+        "unknown field",
+    ),
+    Refusal(
+        "JSON inside the message",
+        400,
+        {"error_code": "BAD_REQUEST", "message": '{"message":"messages.1.x: Extra inputs are not permitted"}\n'},
+        RequestRefused,
+        "BAD_REQUEST",
+        "messages.1.x: Extra inputs are not permitted",
+    ),
+    Refusal(
+        "a model provider's error inside the message",
+        400,
+        {
+            "error_code": "BAD_REQUEST",
+            "message": json.dumps(
+                {
+                    "external_model_provider": "openai",
+                    "external_model_error": {"error": {"code": "context_length_exceeded", "message": "Too long."}},
+                }
+            ),
+        },
+        ContextLengthExceeded,
+        "BAD_REQUEST",
+        "Too long.",
+    ),
+    Refusal(
+        "a guardrail inside the message",
+        400,
+        {
+            "error_code": "BAD_REQUEST",
+            "message": json.dumps(
+                {
+                    "usage": {"prompt_tokens": 1},
+                    "input_guardrail": [{"flagged": True, "categories": {"violence": True}}],
+                    "finishReason": "input_guardrail_triggered",
+                }
+            ),
+        },
+        ContentFiltered,
+        "BAD_REQUEST",
+        "violence",
+    ),
+    Refusal(
+        "OpenAI's",
+        400,
+        {"error": {"message": "Bad value.", "type": "invalid_request_error", "code": "bad_value", "param": "stop"}},
+        RequestRefused,
+        "bad_value",
+        "Bad value.",
+    ),
+    Refusal(
+        "a rate limit in the body",
+        429,
+        {"error": {"message": "Slow down.", "type": "rate_limit_exceeded", "code": 429, "retry_after": 7}},
+        RateLimited,
+        "429",
+        "Slow down.",
+    ),
+    Refusal("a number for a code", 401, {"error_code": 401, "message": "Who?"}, AuthenticationFailed, "401", "Who?"),
+    Refusal("no code", 403, {"message": "Not you."}, PermissionDenied, None, "Not you."),
+    Refusal(
+        "a rate limit of 0",
+        403,
+        {
+            "error_code": "PERMISSION_DENIED",
+            "message": "PERMISSION_DENIED: disabled due to a Databricks-set rate limit of 0.",
+        },
+        PermissionDenied,
+        "PERMISSION_DENIED",
+        "rate limit of 0",
+    ),
+    Refusal(
+        "no such endpoint",
+        404,
+        {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Endpoint with name 'x' does not exist."},
+        EndpointNotFound,
+        "RESOURCE_DOES_NOT_EXIST",
+        "does not exist",
+    ),
+    Refusal("plain text", 413, b"Payload too large", RequestRefused, None, "Payload too large"),
+    Refusal("a web page", 502, b"<html><head><title>502 Bad Gateway</title></head></html>", ServiceUnavailable, None,
+            "502 Bad Gateway"),
+    Refusal("text from a proxy", 504, b"upstream request timeout", ServiceUnavailable, None, "upstream request"),
+    Refusal("nothing", 503, b"", ServiceUnavailable, None, "503"),
+    Refusal("an unprocessable one", 422, {"detail": [{"msg": "wrong"}]}, RequestRefused, None, "wrong"),
+    Refusal("an error of its own", 500, {"error_code": "INTERNAL_ERROR", "message": "Oh."}, ServiceUnavailable,
+            "INTERNAL_ERROR", "Oh."),
+    Refusal("an error under a 200", 200, {"error_code": "RESOURCE_EXHAUSTED", "message": "Full."}, RateLimited,
+            "RESOURCE_EXHAUSTED", "Full."),
+)  # fmt: skip
+
+
+class Ask:
+    """Asks in one of the four modes, and gives the whole answer whichever it is."""
+
+    def __init__(self, mode: str, backend: Backend) -> None:
+        self.mode, self.backend = mode, backend
+        self.chunks: list[ChatChunk] = []
+
+    @property
+    def streams(self) -> bool:
+        return "stream" in self.mode
+
+    def __call__(self, messages: Any = QUESTION, *, endpoint: str = ENDPOINTS[0], **options: Any) -> ChatResponse:
+        said = {"endpoint": endpoint, "backend": self.backend, "timeout": 20, "retry": ONCE, **options}
+        if self.mode == "blocking":
+            return query_chat(messages, **said)
+        if self.mode == "stream":
+            with query_chat(messages, stream=True, **said) as stream:
+                self.chunks = list(stream)
+                return stream.response
+        return asyncio.run(self._ask(messages, said))
+
+    async def _ask(self, messages: Any, said: dict[str, Any]) -> ChatResponse:
+        if self.mode == "asyncio":
+            return await aquery_chat(messages, **said)
+        async with await aquery_chat(messages, stream=True, **said) as stream:
+            self.chunks = [chunk async for chunk in stream]
+            return stream.response
+
+
+class BackendTests:
+    """Subclass it and give it a fixture `backend`. `local` and `connection` are where it must send."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def _serving(cls) -> Iterator[LocalEndpoint]:
+        with LocalEndpoint() as endpoint:
+            yield endpoint
+
+    @pytest.fixture
+    def local(self, _serving: LocalEndpoint) -> LocalEndpoint:
+        """The local endpoint, with nothing ordered and nothing received."""
+        _serving.reset()
+        return _serving
+
+    @pytest.fixture
+    def connection(self, local: LocalEndpoint) -> Connection:
+        """A connection to it."""
+        return Connection(local.host, local.token)
+
+    @pytest.fixture
+    def backend(self, connection: Connection) -> Backend:
+        """The backend under test."""
+        raise NotImplementedError
+
+    @pytest.fixture(params=MODES)
+    def ask(self, request: pytest.FixtureRequest, backend: Backend) -> Iterator[Ask]:
+        """Ask in each of the modes that the backend has; the connections are closed at the end."""
+        asking = Ask(request.param, backend)
+        if asking.streams and not backend.streams():
+            pytest.skip(f"{backend.name} does not stream")
+        yield asking
+        backend.close()
+
+    @pytest.fixture(params=MODES[2:])
+    def ask_streaming(self, request: pytest.FixtureRequest, backend: Backend) -> Iterator[Ask]:
+        """Ask in the two modes that stream."""
+        if not backend.streams():
+            pytest.skip(f"{backend.name} does not stream")
+        yield Ask(request.param, backend)
+        backend.close()
+
+    # ── the same answer, four ways ───────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("endpoint", ENDPOINTS)
+    def test_says_the_same_in_every_mode(self, ask: Ask, backend: Backend, endpoint: str) -> None:
+        """Whole or streamed, awaited or not, the answer is equal, field by field."""
+        reference = query_chat(QUESTION, endpoint=endpoint, backend=backend, retry=ONCE)
+
+        assert reference == ask(endpoint=endpoint)
+
+    def test_says_what_the_service_said(self, ask: Ask) -> None:
+        """Text, finish reason, usage, model, id and request id arrive, and where the answer came from is told."""
+        answer = ask(endpoint="databricks-meta-llama-3-3-70b-instruct")
+
+        assert answer.text == QUESTION
+        assert answer.finish_reason == "stop"
+        assert answer.usage is not None
+        assert answer.usage.total_tokens
+        assert answer.model
+        assert answer.id
+        assert answer.request_id
+        assert (ask.backend.name, "databricks-meta-llama-3-3-70b-instruct") == (answer.backend, answer.endpoint)
+        assert answer.elapsed is not None
+        assert ask.streams == (answer.first_event is not None)
+
+    def test_thinks_apart(self, ask: Ask) -> None:
+        """Reasoning stands apart from the text, and its signature is kept."""
+        answer = ask(thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=4000)
+
+        assert answer.reasoning
+        assert answer.text == QUESTION
+        assert any(getattr(part, "signature", None) for part in answer.message.parts)
+
+    def test_goes_on_with_its_own_answer(self, ask: Ask, local: LocalEndpoint) -> None:
+        """An answer's message goes into the next question as it is, signature included, and is not refused."""
+        thinking = {"type": "enabled", "budget_tokens": 1024}
+        first = ask(thinking=thinking, max_tokens=4000)
+        ask([Message("user", QUESTION), first.message, Message("user", "And then?")], thinking=thinking, max_tokens=4000)
+
+        sent = local.questions[-1].json["messages"][1]
+        assert sent["role"] == "assistant"
+        assert any(block["type"] == "reasoning" for block in sent["content"])
+
+    @pytest.mark.parametrize("endpoint", ["databricks-claude-sonnet-4-5", "databricks-gpt-5-1", "databricks-gemini-3-pro"])
+    def test_calls_tools_and_takes_their_results(self, ask: Ask, endpoint: str) -> None:
+        """A tool call arrives whole, goes back with its result, and an answer follows."""
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+        tools = [{"type": "function", "function": {"name": "weather", "description": "…", "parameters": schema}}]
+        first = ask("Use weather.", endpoint=endpoint, tools=tools, tool_choice="required")
+        (call,) = first.tool_calls
+
+        assert call.name == "weather"
+        assert "city" in call.parse()
+        assert first.finish_reason == "tool_calls"
+
+        result = {"role": "tool", "tool_call_id": call.id, "content": "Rain."}
+        second = ask([Message("user", "Use weather."), first.message, result], endpoint=endpoint, tools=tools)
+        assert second.text == "Rain."
+
+    def test_gives_several_choices(self, ask: Ask) -> None:
+        """`n` choices are told apart, streamed too."""
+        answer = ask(endpoint="databricks-gpt-oss-120b", n=2)
+
+        assert [choice.index for choice in answer.choices] == [0, 1]
+
+    # ── every option arrives or is refused ───────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("option", sorted(VALUES))
+    def test_every_option_arrives_or_is_refused(self, ask: Ask, local: LocalEndpoint, option: str) -> None:
+        """There is no third outcome: an option is in the body as it was said, or nothing was sent."""
+        if ask.streams:
+            local.reply(chunks=_pieces({"role": "assistant", "content": "Hi."}))
+        else:
+            local.reply(body=ANSWER)
+        if option not in ask.backend.carries:
+            with pytest.raises(UnsupportedOption) as refused:
+                ask(**{option: VALUES[option]})
+            assert refused.value.option == option
+            assert local.received == []
+            return
+        ask(**{option: VALUES[option]})
+        body = local.questions[-1].json
+
+        assert {**body, **(VALUES[option] if option == "extra_body" else {option: VALUES[option]})} == body
+
+    def test_says_nothing_that_was_not_said(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Without options, the body holds the messages, the model where the route needs it, and `stream` if asked."""
+        ask(endpoint="databricks-gpt-5-1")
+        body = dict(local.questions[-1].json)
+        body.pop("model", None)
+
+        assert body == {"messages": [{"role": "user", "content": QUESTION}], **({"stream": True} if ask.streams else {})}
+
+    def test_leaves_the_callers_objects_alone(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Nothing that the caller passes is changed, whatever a client does to what it is given."""
+        messages = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+        options = copy.deepcopy({name: VALUES[name] for name in ("tools", "response_format", "stop", "metadata")})
+        before = copy.deepcopy((messages, options))
+        if ask.streams:
+            local.reply(chunks=_pieces({"content": "Hi."}))
+        else:
+            local.reply(body=ANSWER)
+        ask(messages, **{name: value for name, value in options.items() if name in ask.backend.carries})
+
+        assert before == (messages, options)
+
+    # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+    def test_a_refusal_is_one_error(self, ask: Ask, local: LocalEndpoint, refusal: Refusal) -> None:
+        """Each status and body gives the promised class, code and message, and the true status and request id."""
+        local.reply(status=refusal.status, body=refusal.body, headers={"x-request-id": "r-1"})
+        with pytest.raises(ServiceError) as refused:
+            ask()
+        error = refused.value
+
+        assert type(error) is refusal.error
+        assert error.status == refusal.status
+        assert error.error_code == refusal.error_code
+        assert error.request_id == "r-1"
+        assert refusal.says in error.message
+        assert (ask.backend.name, ENDPOINTS[0]) == (error.backend, error.endpoint)
+
+    @pytest.mark.parametrize(
+        ("headers", "expected"),
+        [
+            ({}, None),
+            ({"retry-after": "3"}, 3.0),
+            ({"retry-after": "1.5"}, 1.5),
+            ({"retry-after-ms": "250"}, 0.25),
+            ({"retry-after": "Wed, 21 Oct 2026 07:28:05 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 5.0),
+            ({"retry-after": "soon"}, None),
+        ],
+    )
+    def test_how_long_to_wait_is_told(
+        self, ask: Ask, local: LocalEndpoint, headers: dict[str, str], expected: float | None
+    ) -> None:
+        """`retry_after` is what the service asked for, in any of its forms, and None if it asked for nothing."""
+        local.reply(status=429, body={"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "Slow."}, headers=headers)
+        with pytest.raises(RateLimited) as refused:
+            ask()
+
+        assert expected == refused.value.retry_after
+
+    @pytest.mark.parametrize(
+        ("body", "says"),
+        [
+            (b"", "empty"),
+            (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
+            (b'{"choices": [{"mess', "not JSON"),
+            (b"null", "makes no sense"),
+            (b'{"choices": [{"message": 5}]}', "choices[0].message"),
+            (b"\xff\xfe\x00", "not JSON"),
+        ],
+        ids=["empty", "login page", "cut", "null", "odd", "junk"],
+    )
+    def test_nonsense_is_kept_and_said(self, ask: Ask, local: LocalEndpoint, body: bytes, says: str) -> None:
+        """A success that makes no sense is a `MalformedReply` that keeps what came, and is not asked again."""
+        local.reply(body=body, headers={"content-type": "application/json"})
+        with pytest.raises(MalformedReply) as malformed:
+            ask(retry=AT_ONCE)
+
+        assert says in malformed.value.message
+        assert len(local.questions) == 1
+
+    def test_nobody_there(self, ask: Ask, local: LocalEndpoint) -> None:
+        """A refused connection is a `ConnectionFailed`, which is a `ConnectionError`."""
+        backend = type(ask.backend)(Connection("http://127.0.0.1:1", local.token))  # type: ignore[call-arg]
+        with pytest.raises(ConnectionFailed) as failed:
+            Ask(ask.mode, backend)(retry=AT_ONCE)
+        backend.close()
+
+        assert isinstance(failed.value, ConnectionError)
+        assert len(failed.value.attempts) == AT_ONCE.attempts
+
+    def test_the_token_is_never_told(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Neither an error, its causes' messages, nor anything's repr or pickle holds the token."""
+        local.order(Fault(status=401))
+        with pytest.raises(ChatError) as refused:
+            ask()
+        error: BaseException | None = refused.value
+        told = [repr(ask.backend), repr(ask.backend.connection), str(pickle.dumps(refused.value))]
+        while error is not None:
+            told += [str(error), repr(error), repr(getattr(error, "__notes__", ""))]
+            error = error.__cause__
+
+        assert not any(local.token in said for said in told)
+
+    # ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    def test_asks_again_as_often_as_it_says(self, ask: Ask, local: LocalEndpoint, status: int) -> None:
+        """What may pass is asked again, once per attempt; the client's own retries add nothing."""
+        local.order(Fault(status=status, times=None))
+        with pytest.raises(ServiceError) as refused:
+            ask(retry=AT_ONCE)
+
+        assert len(local.questions) == AT_ONCE.attempts
+        assert [status] * AT_ONCE.attempts == [attempt.status for attempt in refused.value.attempts]
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
+    def test_asks_once_where_it_was_refused(self, ask: Ask, local: LocalEndpoint, status: int) -> None:
+        """What was refused is not asked again."""
+        local.order(Fault(status=status, times=None))
+        with pytest.raises(ServiceError):
+            ask(retry=AT_ONCE)
+
+        assert len(local.questions) == 1
+
+    def test_asks_again_and_gets_it(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Two refusals, then an answer: it is the answer, and says what was tried before."""
+        local.order(Fault(status=503), Fault(status=429))
+        answer = ask(endpoint="databricks-gpt-5-1", retry=AT_ONCE)
+
+        assert answer.text == QUESTION
+        assert [503, 429] == [attempt.status for attempt in answer.attempts]
+        assert len(local.questions) == 3
+
+    def test_waits_as_long_as_it_is_asked_to(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Retry-After is honoured."""
+        local.order(Fault(status=429, headers={"retry-after": "0.3"}))
+        answer = ask(endpoint="databricks-gpt-5-1", retry=AT_ONCE)
+
+        assert [0.3] == [attempt.waited for attempt in answer.attempts]
+        assert local.questions[1].at - local.questions[0].at >= 0.3
+
+    def test_does_not_begin_a_wait_that_is_too_long(self, ask: Ask, local: LocalEndpoint) -> None:
+        """A Retry-After beyond the deadline is reported at once."""
+        local.order(Fault(status=429, headers={"retry-after": "60"}, times=None))
+        begun = time.monotonic()
+        with pytest.raises(RateLimited):
+            ask(retry=AT_ONCE, timeout=10)
+
+        assert time.monotonic() - begun < 5
+        assert len(local.questions) == 1
+
+    def test_a_reset_is_asked_again(self, ask: Ask, local: LocalEndpoint) -> None:
+        """A connection that is reset before the answer counts as one attempt."""
+        local.order(Fault(reset=True))
+        answer = ask(endpoint="databricks-gpt-5-1", retry=AT_ONCE)
+
+        assert ["ConnectionFailed"] == [attempt.error for attempt in answer.attempts]
+        assert len(local.questions) == 2
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize(
+        "fault",
+        [Fault(stall=30.0), Fault(delay=30.0), Fault(stall=30.0, after=1), Fault(drip=0.2)],
+        ids=["no headers", "late headers", "stalls in the body", "drips"],
+    )
+    def test_nothing_outlives_its_deadline(self, ask: Ask, local: LocalEndpoint, fault: Fault) -> None:
+        """However slowly the answer comes, the question is over when its time is."""
+        local.order(fault)
+        ask.backend.close()
+        begun = time.monotonic()
+        with pytest.raises((DeadlineExceeded, StreamInterrupted)) as late:
+            ask(" ".join(["word"] * 40), endpoint="databricks-gpt-5-1", timeout=0.6)
+
+        assert time.monotonic() - begun < 0.6 + MARGIN
+        error = late.value
+        assert isinstance(error if isinstance(error, DeadlineExceeded) else error.__cause__, TimeoutError)
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [
+            _pieces({"content": "Hel"}, {"content": "lo"}, finish_reason=None, done=False),
+            [*_pieces({"content": "Hel"}, {"content": "lo"}, finish_reason=None, done=False), b'data: {"choi'],
+            [*_pieces({"content": "Hello"}, finish_reason=None, done=False),
+             b'data: {"error_code": "INTERNAL_ERROR", "message": "Oh."}\n\n'],
+            [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b'data: {"error": {"message": "Oh."}}\n\n'],
+            [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b'data: {"error": "Oh."}\n\n'],
+            [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b"event: error\ndata: Oh.\n\n"],
+        ],
+        ids=["ends early", "cut in an event", "error_code event", "error event", "error text", "event: error"],
+    )  # fmt: skip
+    def test_a_broken_stream_keeps_what_it_had(self, ask_streaming: Ask, local: LocalEndpoint, chunks: list[bytes]) -> None:
+        """A stream that breaks after it began raises, is not asked again, and keeps everything that had arrived."""
+        local.reply(chunks=chunks)
+        with pytest.raises(StreamInterrupted) as broken:
+            ask_streaming(retry=AT_ONCE)
+
+        assert broken.value.partial is not None
+        assert broken.value.partial.text == "Hello"
+        assert len(local.questions) == 1
+        if "Oh." in str(chunks):
+            assert broken.value.error is not None
+            assert broken.value.error.message == "Oh."
+
+    @pytest.mark.parametrize(
+        "fault", [Fault(reset=2), Fault(drop_after=2), Fault(cut_after=2)], ids=["reset", "dropped", "ended"]
+    )
+    def test_a_broken_connection_breaks_the_stream(self, ask_streaming: Ask, local: LocalEndpoint, fault: Fault) -> None:
+        """A reset, a cut or a clean end in the middle of a stream is an interruption, never a short answer."""
+        local.order(fault)
+        with pytest.raises(StreamInterrupted) as broken:
+            ask_streaming("one two three four five six", endpoint="databricks-meta-llama-3-3-70b-instruct")
+
+        assert broken.value.partial is not None
+        assert "one two three four five six".startswith(broken.value.partial.text)
+
+    def test_an_error_before_the_first_chunk_may_be_asked_again(self, ask_streaming: Ask, local: LocalEndpoint) -> None:
+        """Until the first chunk has come, a stream is asked for again like any question."""
+        local.reply(chunks=[b": hello\n\n", b'data: {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "Wait."}\n\n'])
+        answer = ask_streaming(endpoint="databricks-gpt-5-1", retry=AT_ONCE)
+
+        assert answer.text == QUESTION
+        assert len(answer.attempts) == 1
+
+    def test_a_whole_answer_for_a_stream(self, ask: Ask, local: LocalEndpoint) -> None:
+        """An endpoint that does not heed `stream`, either way, is answered by all the same."""
+        if ask.streams:
+            local.reply(body=ANSWER)
+        else:
+            local.reply(chunks=_pieces({"role": "assistant", "content": "H"}, {"content": "i."}))
+
+        assert ask().text == "Hi."
+
+    def test_chunks_come_as_they_are_sent(self, ask_streaming: Ask, local: LocalEndpoint) -> None:
+        """A chunk is there before the next one is sent; comments and odd line ends do no harm."""
+        pieces = [piece.replace(b"\n\n", b"\r\n\r\n") for piece in _pieces({"content": "a"}, {"content": "b"})]
+        local.reply(chunks=[b": ping\r\n\r\n", *pieces], pause=0.15)
+        answer = ask_streaming()
+
+        assert answer.text == "ab"
+        assert ["a", "b"] == [chunk.text for chunk in ask_streaming.chunks if chunk.text]
+        assert answer.first_event is not None
+        assert answer.elapsed is not None
+        assert answer.first_event < answer.elapsed - 0.1
+
+    def test_leaving_a_stream_gives_the_connection_back(self, backend: Backend, local: LocalEndpoint) -> None:
+        """A stream left in the middle leaves no connection behind."""
+        if not backend.streams():
+            pytest.skip("it does not stream")
+        with query_chat("a b c d e f", endpoint="databricks-gpt-5-1", backend=backend, stream=True) as stream:
+            next(stream)
+        backend.close()
+        _settles(lambda: local.open_connections == 0)
+
+    # ── manners ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_leaves_the_environment_alone(self, ask: Ask) -> None:
+        """No environment variable is written."""
+        before = dict(os.environ)
+        ask(endpoint="databricks-gpt-5-1")
+
+        assert before == dict(os.environ)
+
+    def test_one_request_a_question(self, ask: Ask, local: LocalEndpoint) -> None:
+        """Ten questions are ten requests: nothing is discovered again for each."""
+        for _ in range(10):
+            ask("Hi", endpoint="databricks-gpt-5-1")
+
+        assert len(local.received) - len(local.questions) <= 1
+        assert len(local.questions) == 10
+
+    def test_many_at_once(self, backend: Backend, local: LocalEndpoint) -> None:
+        """Fifty questions at once on one loop are fifty answers, none mixed up."""
+
+        async def one(place: int) -> str:
+            answer = await aquery_chat(f"number {place}", endpoint="databricks-gpt-5-1", backend=backend, timeout=30)
+            return answer.text
+
+        async def many() -> list[str]:
+            answers = await asyncio.gather(*(one(place) for place in range(50)))
+            await backend.aclose()
+            return answers
+
+        assert [f"number {place}" for place in range(50)] == asyncio.run(many())
+        assert len(local.questions) == 50
+
+    def test_never_blocks_the_loop(self, backend: Backend) -> None:
+        """Nothing blocking runs on the event loop, once the client is imported."""
+        blockbuster = pytest.importorskip("blockbuster")
+
+        async def ask() -> None:
+            said = {"endpoint": "databricks-gpt-5-1", "backend": backend}
+            await aquery_chat(QUESTION, **said)
+            with blockbuster.blockbuster_ctx():
+                await aquery_chat(QUESTION, **said)
+                if backend.streams():
+                    stream = await aquery_chat(QUESTION, stream=True, **said)
+                    await stream.collect()
+            await backend.aclose()
+
+        asyncio.run(ask())
+
+
+def _settles(true: Callable[[], bool], within: float = 5.0) -> None:
+    """Wait until something is true; fail if it does not become so."""
+    until = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)

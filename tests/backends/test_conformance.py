@@ -1,0 +1,27 @@
+"""Every backend passes the suite that is in the wheel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
+
+from isochat.backends import BUILT_IN, load
+from isochat.errors import BackendNotInstalled
+from isochat.testing.conformance import BackendTests
+
+if TYPE_CHECKING:
+    from isochat import Backend, Connection
+
+
+class TestBuiltIn(BackendTests):
+    """Ours."""
+
+    @pytest.fixture(params=sorted(BUILT_IN))
+    def backend(self, connection: Connection, request: pytest.FixtureRequest) -> Backend:
+        try:
+            return load(request.param)(connection)  # type: ignore[call-arg]
+        except BackendNotInstalled as error:
+            pytest.skip(str(error))
