@@ -1,0 +1,204 @@
+"""Every check of isochat: `python3 -m nox` runs them all.
+
+| session | asks |
+|---|---|
+| `lint` | Is it formatted, and does ruff agree? |
+| `types` | Do mypy and pyright agree on the code, and on what a caller sees of it? |
+| `docs` | Do the docs build without a warning, and does every block of them and of the README run? |
+| `tests` | Does it work, on each Python, with each set of clients? |
+| `dist` | Do the built files hold what they should, and does the wheel pass the tests with no source beside it? |
+| `coverage` | Which lines did no test reach? Not run by default. |
+
+`tests` takes a Python and a set of clients: `nox -s "tests(3.12, openai 2)"`. `nox -s tests` runs every pair, which is
+slow and mostly says the same thing again. The default run holds the pairs that can differ:
+
+* `openai 3`, everything installable at its newest, on each Python found on this machine;
+* `openai 2`, because databricks-openai still demands it, on the oldest Python found;
+* `base`, the two dependencies that every user has and not one client, on the newest.
+
+A Python that is not on the machine is skipped and named in the summary at the end. None is ever downloaded.
+`nox -R` reuses the environments of the run before; the package is installed in editable form, so it sees your changes.
+Arguments after `--` go to pytest.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+CLIENTS = {
+    "openai 3": ["-e", ".[all]", "openai>=3,<4"],
+    "openai 2": ["-e", ".[all]", "openai>=2,<3"],
+    "base": ["-e", "."],
+}
+
+nox.needs_version = ">=2026.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = False  # CI included: which Pythons a machine has is not ours to decide
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
+
+@functools.cache
+def interpreter(version: str) -> str | None:
+    """The path of a working Python of that version, or None.
+
+    Each candidate is run and asked, because a file of the right name proves nothing: a pyenv shim such as
+    `python3.12` is there for any version that was ever installed, and fails unless that version is switched on.
+    """
+    name = f"python{version}"
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = [
+        *(Path(folder, name) for folder in os.get_exec_path()),
+        *sorted(pyenv.glob(f"versions/{version}*/bin/python"), reverse=True),
+        Path("/usr/bin", name),
+        Path(sys.executable),
+    ]
+    ask = "import sys; print('{}.{}'.format(*sys.version_info), sys.executable)"
+    for candidate in candidates:
+        if not os.access(candidate, os.X_OK):
+            continue
+        told = subprocess.run([candidate, "-c", ask], capture_output=True, text=True, check=False)  # noqa: S603 - our own list
+        if told.returncode == 0 and (answer := told.stdout.strip().partition(" "))[0] == version:
+            return answer[2]
+    return None
+
+
+FOUND = [version for version in PYTHONS if interpreter(version)]
+MATRIX = [(version, clients) for version in PYTHONS for clients in CLIENTS]
+TELLING = [
+    *((version, "openai 3") for version in PYTHONS),
+    *((version, "openai 2") for version in FOUND[:1]),
+    *((version, "base") for version in FOUND[-1:]),
+]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "docs",
+    *(f"tests({version}, {clients})" for version, clients in MATRIX if (version, clients) in TELLING),
+    "dist",
+]
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint."""
+    session.install(*group("lint"))
+    session.run("ruff", "format", "--check", "--diff", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types: mypy all of it, pyright what a caller sees."""
+    session.install("-e", ".[all]", *group("typing"), *group("test"))
+    session.run("mypy")
+    session.run("pyright", "tests/typing")
+    session.run("pyright", "--verifytypes", "isochat", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the docs, run every block in them, read the changelog fragments."""
+    session.install("-e", ".[all]", *group("docs"))
+    built = ROOT / "docs" / "_build"
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("sphinx-build", "-W", "-n", "-E", "--keep-going", "-q", "docs", str(built / "html"))
+    session.run("pytest", "-p", "no:cacheprovider", *session.posargs, "README.md", "CONTRIBUTING.md", "docs")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "clients"),
+    [
+        nox.param(interpreter(version) or version, clients, id=f"{version}, {clients}", tags=[version])
+        for version, clients in MATRIX
+    ],
+)
+def tests(session: nox.Session, clients: str) -> None:
+    """Run the tests on one Python with one set of clients."""
+    session.install(*CLIENTS[clients], *group("test"), *([] if clients == "base" else group("test-shapes")))
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Say which lines and branches no test reaches."""
+    session.install(*CLIENTS["openai 3"], *group("test"), *group("test-shapes"), *group("coverage"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", success_codes=[0, 1])
+    session.run("coverage", "report")
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Build the wheel and the sdist, look inside, and test the wheel away from its source."""
+    session.install("build")
+    work = Path(session.create_tmp()).resolve()
+    shutil.rmtree(work)
+    work.mkdir()
+    session.run("python", "-m", "build", "--outdir", str(work), str(ROOT), silent=True)
+    (wheel,) = work.glob("*.whl")
+    (sdist,) = work.glob("*.tar.gz")
+    _inspect(session, wheel, sdist)
+
+    # The tests come out of the sdist, which proves they are in it. `src` stays in it: only the wheel can be imported.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(work, [m for m in archive if _within(m.name) in {"tests", "pyproject.toml"}], filter="data")
+    (tree,) = work.glob("isochat-*/")
+    session.install(f"{wheel}[all]", *group("test"), *group("test-shapes"))
+    session.chdir(tree)
+    session.run("pytest", "-n", "2", "-p", "no:cacheprovider", *session.posargs)
+
+
+def _inspect(session: nox.Session, wheel: Path, sdist: Path) -> None:
+    """Fail unless the wheel is the package and no more, and the sdist is what a packager needs to build and test it."""
+    source = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src" / "isochat").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    if packed != source:
+        session.error(f"the wheel differs from src/: {sorted(packed ^ source)}")
+    with tarfile.open(sdist) as archive:
+        held = {_within(member.name) for member in archive}
+    wanted = {
+        "src",
+        "tests",
+        "docs",
+        "changelog.d",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "noxfile.py",
+        "conftest.py",
+    }
+    if missing := wanted - held:
+        session.error(f"the sdist lacks {sorted(missing)}")
+    session.log(f"{wheel.name}: {len(packed)} files; {sdist.name}: {', '.join(sorted(held))}")
+
+
+def _within(member: str) -> str:
+    """`isochat-0.1.0/tests/test_public.py` → `tests`."""
+    return member.split("/", 2)[1] if "/" in member else ""

@@ -1,0 +1,130 @@
+"""What holds for every test: nothing leaves this machine, nothing of it is read, nothing is left running.
+
+`filterwarnings = ["error"]` in pyproject.toml does the rest: an unclosed socket or file, and an exception that a thread
+or a finalizer swallowed, fail the test that left them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from isochat.local import LocalEndpoint
+
+# What our clients, and the clients' own clients, would read from the environment of whoever runs the tests.
+READ_BY_CLIENTS = (
+    "ARM_",
+    "AZURE_",
+    "DATABRICKS_",
+    "GOOGLE_",
+    "ISOCHAT_",
+    "LANGCHAIN_",
+    "LANGSMITH_",
+    "MLFLOW_",
+    "OPENAI_",
+)
+
+
+class LeftTheMachine(AssertionError):
+    """A test tried to reach something other than loopback. Not an OSError: clients retry those."""
+
+
+def is_loopback(host: str | bytes | None) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in {None, "", "localhost"}:
+        return True
+    try:
+        return ipaddress.ip_address(str(name).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def strays() -> Iterator[list[str]]:
+    """Refuse every connection and name look-up that would leave this machine, and remember it."""
+    seen: list[str] = []
+
+    def guard(real: Callable[..., Any], host_of: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            host = host_of(*args, **kwargs)
+            if not is_loopback(host):
+                seen.append(f"{real.__name__}: {host!r}")
+                raise LeftTheMachine(seen[-1])
+            return real(*args, **kwargs)
+
+        return guarded
+
+    def peer(sock: socket.socket, address: Any) -> Any:
+        return address[0] if sock.family in {socket.AF_INET, socket.AF_INET6} else None
+
+    def name(host: Any = None, *_: Any, **__: Any) -> Any:
+        return host
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guard(socket.socket.connect, peer))
+        patch.setattr(socket.socket, "connect_ex", guard(socket.socket.connect_ex, peer))
+        patch.setattr(socket, "getaddrinfo", guard(socket.getaddrinfo, name))
+        yield seen
+
+
+@pytest.fixture(autouse=True)
+def stays_at_home(strays: list[str]) -> Iterator[None]:
+    """A connection that was refused and then swallowed by a client still fails the test that made it."""
+    strays.clear()
+    yield
+
+    assert [] == strays
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody's workspace, nobody's key, no proxy, an empty home."""
+    for name in os.environ:
+        if name.startswith(READ_BY_CLIENTS) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    with tempfile.TemporaryDirectory(prefix="isochat-home-", ignore_cleanup_errors=True) as home:
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.setenv("USERPROFILE", home)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_thread_left() -> Iterator[None]:
+    """When the last test is over, every thread that isochat or a client started has ended."""
+    before = set(threading.enumerate())
+    yield
+    if "isochat.local._endpoint" in sys.modules:  # what `host="local"` started lives as long as the process
+        sys.modules["isochat.local._endpoint"]._stop_shared()
+    patience = time.monotonic() + 5
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < patience:
+        time.sleep(0.05)
+
+    assert set() == left
+
+
+@pytest.fixture(scope="session")
+def _local_endpoint() -> Iterator[LocalEndpoint]:
+    pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
+    pytest.importorskip("isochat.local", reason="isochat.local is not there")
+    from isochat.local import LocalEndpoint
+
+    with LocalEndpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def local(_local_endpoint: LocalEndpoint) -> LocalEndpoint:
+    """Databricks Model Serving on this machine, with no orders, no replies and nothing received."""
+    _local_endpoint.reset()
+    return _local_endpoint
