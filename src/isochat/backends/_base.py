@@ -295,24 +295,26 @@ class PerProcess(Generic[C]):
     def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
         self._make, self._close = make, close
         self._held: C | None = None
-        self._process = 0
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._inherited: list[C] = []
 
     def get(self) -> C:
         """This process's client."""
-        if self._held is not None and self._process == os.getpid():
-            return self._held
         if self._process != os.getpid():
-            self._lock = threading.Lock()  # the parent may have held it when it forked
+            self._begin_anew()
+        if (held := self._held) is not None:
+            return held
         with self._lock:
-            if self._held is not None and self._process != os.getpid():
-                # Its sockets are the parent's too. Kept, so that nothing is said on them here.
-                self._inherited.append(self._held)
-                self._held = None
             if self._held is None:
-                self._held, self._process = self._make(), os.getpid()
+                self._held = self._make()
             return self._held
+
+    def _begin_anew(self) -> None:
+        """This is a forked child. The parent may have held the lock; its client's sockets are the parent's too."""
+        if self._held is not None:
+            self._inherited.append(self._held)  # kept, so that nothing is said on them here
+        self._held, self._process, self._lock = None, os.getpid(), threading.Lock()
 
     def close(self) -> None:
         """Close this process's client."""

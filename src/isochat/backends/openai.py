@@ -11,13 +11,14 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _wire
+from isochat._connection import Connection
 from isochat.backends._base import EVERYTHING, Backend, PerLoop, PerProcess, finite, http_error, transport_error
+from isochat.errors import ConfigurationError
 from isochat.transports.deadline import keep_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from isochat._connection import Connection
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
     from isochat.errors import ChatError
 
@@ -58,8 +59,9 @@ KEYWORDS = frozenset(
 class OpenAIBackend(Backend):
     """The OpenAI client, to `/serving-endpoints/chat/completions`.
 
-    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` (or subclasses), with
-    their own address and login; they are used as they are, but for their retries, which are switched off per call.
+    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` (or subclasses), in
+    place of a connection: their address, login and settings are used, but for their retries, which are ours. They
+    stay yours to close.
     """
 
     name: ClassVar[str] = "openai"
@@ -72,20 +74,24 @@ class OpenAIBackend(Backend):
         self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None
     ) -> None:
         self._given = client is not None or async_client is not None
+        if self._given and connection is not None:
+            message = "a client has an address and a login of its own; leave out the connection"
+            raise ConfigurationError(message)
         if connection is None and not self._given:
-            from isochat._connection import Connection as Found
-
-            connection = Found()
+            connection = Connection()
         self._connection = connection
-        self._http = PerProcess(lambda: _patient(client) or self._make(), self._close_own)
-        self._async_http = PerLoop(lambda: _patient(async_client) or self._make_async(), self._aclose_own)
+        self._http = PerProcess(lambda: self._make() if client is None else _ours(client), self._close_own)
+        self._async_http = PerLoop(
+            lambda: self._make_async() if async_client is None else async_client.with_options(max_retries=0),
+            self._aclose_own,
+        )
 
     @property
     def connection(self) -> Connection:  # type: ignore[override]
-        """The workspace and login; of a client that was handed in, only the client knows."""
+        """The workspace and login. Of a client that was handed in, only the client knows it."""
         if self._connection is None:
-            message = "the client that was handed in has its own connection"
-            raise AttributeError(message)
+            message = "only one client was handed in, a blocking or an asyncio one, and the other was needed"
+            raise ConfigurationError(message, hint="Hand in both: OpenAIBackend(client=…, async_client=…).")
         return self._connection
 
     def encode(self, request: ChatRequest) -> dict[str, Any]:
@@ -200,9 +206,10 @@ class OpenAIBackend(Backend):
             await client.close()
 
 
-def _patient(client: Any) -> Any:
-    """A client that was handed in, without its own retries."""
-    return None if client is None else client.with_options(max_retries=0)
+def _ours(client: Any) -> Any:
+    """A client that was handed in, with our retries for its own, and our deadline above its per-read timeouts."""
+    keep_deadlines(client._client)
+    return client.with_options(max_retries=0)
 
 
 def _custom_headers(said: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from isochat import _wire
+from isochat._connection import Connection
 from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend, PerLoop, PerProcess, finite
 from isochat.transports.deadline import keep_deadlines
@@ -14,7 +15,6 @@ from isochat.transports.deadline import keep_deadlines
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from isochat._connection import Connection
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
 
 _CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
@@ -36,8 +36,8 @@ class RestBackend(Backend):
     client: ClassVar[str] = "none: plain HTTP"
     route: ClassVar[str] = "/serving-endpoints/{name}/invocations"
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection | None = None) -> None:
+        self.connection = Connection() if connection is None else connection
         self._http = PerProcess(_client, lambda client: client.close())
         self._async_http = PerLoop(_async_client, lambda client: client.aclose())
 
