@@ -28,6 +28,7 @@ LAYERS = [
     ["errors", "_types", "_version"],
     ["_wire", "_gather", "_sse", "_refusal", "_retry", "_connection", "_config", "_request"],
     ["transports"],
+    ["backends._http", "backends._sessions"],
     ["backends._base"],
     ["backends"],
     ["_stream", "_api"],

@@ -128,8 +128,7 @@ __all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - one list, kept where the names a
 
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

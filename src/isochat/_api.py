@@ -72,7 +72,7 @@ def query_chat(
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
 ) -> ChatResponse | ChatStream: ...
-def query_chat(  # noqa: PLR0913 - a question has many parts, each with a name
+def query_chat(
     messages: Any,
     *,
     endpoint: str | None = None,
@@ -165,7 +165,7 @@ async def aquery_chat(
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
 ) -> ChatResponse | AsyncChatStream: ...
-async def aquery_chat(  # noqa: PLR0913 - as above
+async def aquery_chat(
     messages: Any,
     *,
     endpoint: str | None = None,
@@ -173,7 +173,7 @@ async def aquery_chat(  # noqa: PLR0913 - as above
     connection: Connection | None = None,
     host: str | None = None,
     token: str | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109 - the deadline covers waits and attempts, which a cancel would not
+    timeout: float | None = None,
     retry: Retry | None = None,
     stream: bool = False,
     extra_body: Mapping[str, Any] | None = None,
@@ -201,7 +201,7 @@ async def aquery_chat(  # noqa: PLR0913 - as above
         raise _placed(error, session, request) from error.__cause__
 
 
-def _prepare(  # noqa: PLR0913 - what the two above share
+def _prepare(  # noqa: PLR0917 - what the two above share
     messages: Any,
     backend: str | Backend | None,
     connection: Connection | None,
@@ -216,8 +216,9 @@ def _prepare(  # noqa: PLR0913 - what the two above share
     found = _config.settings({**asked, "backend": named})
     if isinstance(backend, Backend):
         if connection is not None or asked["host"] is not None or asked["token"] is not None:
-            message = "a Backend holds its own connection; leave out connection, host and token"
-            raise InvalidRequest(message, path="backend")
+            raise InvalidRequest(
+                "a Backend holds its own connection; leave out connection, host and token", path="backend"
+            )
         session = backend
     else:
         session = _session(found, connection)

@@ -265,16 +265,16 @@ def _plain(status: int | None, read: Any) -> str:
 
 
 def _kind(status: int | None, code: str | None, message: str, *, filtered: bool) -> type[ServiceError]:
-    if status is None or status < 300:  # noqa: PLR2004 - an error under a status that says success: the code decides
+    if status is None or status < 300:
         status = _STATUS_OF_CODE.get((code or "").upper())
         if status is None:
-            status = int(code) if code and code.isdigit() and len(code) == 3 else 0  # noqa: PLR2004 - an HTTP status
+            status = int(code) if code and code.isdigit() and len(code) == 3 else 0
     about = f"{code} {message}"
     if filtered or (status in (400, 422, 0) and _FILTERED.search(about)):
         return ContentFiltered
     if status in (400, 413, 422, 0) and _TOO_LONG.search(about):
         return ContextLengthExceeded
-    if status == 401 or (status == 403 and _BAD_TOKEN.search(message)):  # noqa: PLR2004 - HTTP statuses, as below
+    if status == 401 or (status == 403 and _BAD_TOKEN.search(message)):
         return AuthenticationFailed
     known: dict[int, type[ServiceError]] = {
         403: PermissionDenied,
@@ -284,9 +284,9 @@ def _kind(status: int | None, code: str | None, message: str, *, filtered: bool)
     }
     if status in known:
         return known[status]
-    if 400 <= status < 500:  # noqa: PLR2004
+    if 400 <= status < 500:
         return RequestRefused
-    return ServiceUnavailable if 500 <= status < 600 else ServiceError  # noqa: PLR2004
+    return ServiceUnavailable if 500 <= status < 600 else ServiceError
 
 
 def _hint(kind: type[ServiceError], status: int | None, message: str) -> str | None:
@@ -297,6 +297,9 @@ def _hint(kind: type[ServiceError], status: int | None, message: str) -> str | N
         return "The endpoint is switched off for this workspace; asking again will not help."
     if kind is EndpointNotFound:
         return "`isochat doctor` lists the endpoints that this login can see."
-    if status is not None and 300 <= status < 400:  # noqa: PLR2004
-        return "The host redirects: is it the workspace's own address? Redirects are not followed, since a token goes to its own host only."
+    if status is not None and 300 <= status < 400:
+        return (
+            "The host redirects: is it the workspace's own address? "
+            "Redirects are not followed, since a token goes to its own host only."
+        )
     return None

@@ -69,7 +69,7 @@ OPTIONS = tuple(ChatOptions.__annotations__)
 _AT_LEAST_ONE = ("max_tokens", "max_completion_tokens", "n")
 
 
-def make_request(  # noqa: PLR0913 - the parts of a question
+def make_request(
     messages: Any,
     *,
     endpoint: str | None,
@@ -97,11 +97,9 @@ def read_messages(messages: Any) -> tuple[Message, ...]:
     except InvalidRequest:
         raise
     except Exception as error:  # the caller's own objects are run here: their attributes, iterators, dumps
-        message = f"reading them raised {type(error).__name__}"
-        raise InvalidRequest(message, path="messages") from error
+        raise InvalidRequest(f"reading them raised {type(error).__name__}", path="messages") from error
     if not found:
-        message = "there are none; a question needs at least one"
-        raise InvalidRequest(message, path="messages")
+        raise InvalidRequest("there are none; a question needs at least one", path="messages")
     return found
 
 
@@ -113,12 +111,10 @@ def _conversation(messages: Any) -> tuple[Message, ...]:
     if _is_one(messages):
         return (_message(messages, "messages"),)
     if not isinstance(messages, Iterable) or isinstance(messages, bytes | bytearray | type):
-        message = f"expected text, a message or a list of messages, got {_kind(messages)}"
-        raise InvalidRequest(message, path="messages")
+        raise InvalidRequest(f"expected text, a message or a list of messages, got {_kind(messages)}", path="messages")
     several = tuple(itertools.islice(messages, _MOST_MESSAGES + 1))
     if len(several) > _MOST_MESSAGES:
-        message = f"there are more than {_MOST_MESSAGES:,}"
-        raise InvalidRequest(message, path="messages")
+        raise InvalidRequest(f"there are more than {_MOST_MESSAGES:,}", path="messages")
     return tuple(_message(item, f"messages[{place}]") for place, item in enumerate(several))
 
 
@@ -139,8 +135,7 @@ def _message(item: Any, path: str) -> Message:
         case (str() as role, content):  # the pair that LangChain users write
             return _from_mapping({"role": role, "content": content}, path)
         case str():
-            message = 'expected a message, got text; write {"role": "user", "content": …}'
-            raise InvalidRequest(message, path=path)
+            raise InvalidRequest('expected a message, got text; write {"role": "user", "content": …}', path=path)
     if isinstance(getattr(item, "type", None), str) and isinstance(getattr(item, "additional_kwargs", None), dict):
         return _from_langchain(item, path)
     for dump in ("model_dump", "as_dict", "to_dict"):  # pydantic; the Databricks SDK; MLflow
@@ -152,8 +147,7 @@ def _message(item: Any, path: str) -> Message:
     if isinstance(getattr(item, "role", None), str) and hasattr(item, "content"):
         fields = ("role", "content", "tool_calls", "tool_call_id", "name")
         return _from_mapping({name: getattr(item, name, None) for name in fields}, path)
-    message = f"expected a message, got {_kind(item)}"
-    raise InvalidRequest(message, path=path)
+    raise InvalidRequest(f"expected a message, got {_kind(item)}", path=path)
 
 
 def _checked(message: Message, path: str) -> Message:
@@ -184,31 +178,29 @@ def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
     if not isinstance(role, str) or role not in ROLES:
         near = difflib.get_close_matches(str(role), ROLES, n=1)
         meant = {"human": "user", "ai": "assistant"}.get(str(role), near[0] if near else None)
-        message = "missing" if role is None else f"{role!r} is none of {', '.join(ROLES)}"
-        raise InvalidRequest(message, path=f"{path}.role", hint=f"Did you mean {meant!r}?" if meant else None)
+        raise InvalidRequest(
+            "missing" if role is None else f"{role!r} is none of {', '.join(ROLES)}",
+            path=f"{path}.role",
+            hint=f"Did you mean {meant!r}?" if meant else None,
+        )
     if role == "assistant" and isinstance(plain.get("content_parts"), list):
         plain["content"] = plain.pop("content_parts")  # an answer's `to_dict()` keeps them beside the text
     content = plain.get("content")
     if content is None and role != "assistant":
-        message = "missing"
-        raise InvalidRequest(message, path=f"{path}.content")
+        raise InvalidRequest("missing", path=f"{path}.content")
     if content is not None and not isinstance(content, str | list):
-        message = f"expected text or a list of parts, got {_kind(content)}"
-        raise InvalidRequest(message, path=f"{path}.content")
+        raise InvalidRequest(f"expected text or a list of parts, got {_kind(content)}", path=f"{path}.content")
     if isinstance(content, list):
         if not content and role != "assistant":
-            message = "an empty list says nothing"
-            raise InvalidRequest(message, path=f"{path}.content")
+            raise InvalidRequest("an empty list says nothing", path=f"{path}.content")
         for place, part in enumerate(content):
             _check_part(part, f"{path}.content[{place}]")
     _check_calls(plain.get("tool_calls"), f"{path}.tool_calls")
     if role == "tool" and not isinstance(plain.get("tool_call_id"), str):
-        message = "missing: a tool's result names the call that it answers"
-        raise InvalidRequest(message, path=f"{path}.tool_call_id")
+        raise InvalidRequest("missing: a tool's result names the call that it answers", path=f"{path}.tool_call_id")
     for name in ("tool_call_id", "name"):
         if plain.get(name) is not None and not isinstance(plain[name], str):
-            message = f"expected text, got {_kind(plain[name])}"
-            raise InvalidRequest(message, path=f"{path}.{name}")
+            raise InvalidRequest(f"expected text, got {_kind(plain[name])}", path=f"{path}.{name}")
     try:
         return _wire.decode_message(plain, path)
     except MalformedReply as error:
@@ -230,42 +222,37 @@ def _check_part(part: Any, path: str) -> None:
     if isinstance(part, str):
         return
     if not isinstance(part, dict):
-        message = f"expected a content part, got {_kind(part)}"
-        raise InvalidRequest(message, path=path)
+        raise InvalidRequest(f"expected a content part, got {_kind(part)}", path=path)
     kind = part.get("type")
     if not isinstance(kind, str):
-        message = "missing" if kind is None else f"expected text, got {_kind(kind)}"
-        raise InvalidRequest(message, path=f"{path}.type")
+        raise InvalidRequest("missing" if kind is None else f"expected text, got {_kind(kind)}", path=f"{path}.type")
     if kind not in _INNER:
         return
     field, inner = _INNER[kind]
     value = part.get(field)
     if inner is not None:
         if not isinstance(value, dict):
-            message = f"expected {{{inner!r}: …}}, got {_kind(value)}"
-            raise InvalidRequest(message, path=f"{path}.{field}")
+            raise InvalidRequest(f"expected {{{inner!r}: …}}, got {_kind(value)}", path=f"{path}.{field}")
         value, field = value.get(inner), f"{field}.{inner}"
     if not isinstance(value, str):
-        message = "missing" if value is None else f"expected text, got {_kind(value)}"
-        raise InvalidRequest(message, path=f"{path}.{field}")
+        raise InvalidRequest(
+            "missing" if value is None else f"expected text, got {_kind(value)}", path=f"{path}.{field}"
+        )
 
 
 def _check_calls(calls: Any, path: str) -> None:
     if calls is None:
         return
     if not isinstance(calls, list):
-        message = f"expected a list, got {_kind(calls)}"
-        raise InvalidRequest(message, path=path)
+        raise InvalidRequest(f"expected a list, got {_kind(calls)}", path=path)
     for place, call in enumerate(calls):
         where = f"{path}[{place}]"
         if not isinstance(call, dict):
-            message = f"expected a tool call, got {_kind(call)}"
-            raise InvalidRequest(message, path=where)
+            raise InvalidRequest(f"expected a tool call, got {_kind(call)}", path=where)
         inner = "custom" if call.get("type") == "custom" else "function"
         function = call.get(inner)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            message = "missing: the name of the function that was called"
-            raise InvalidRequest(message, path=f"{where}.{inner}.name")
+            raise InvalidRequest("missing: the name of the function that was called", path=f"{where}.{inner}.name")
 
 
 _LANGCHAIN_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "function"}
@@ -276,8 +263,7 @@ def _from_langchain(item: Any, path: str) -> Message:
     kind = item.type.removesuffix("MessageChunk").lower()
     role = getattr(item, "role", None) if kind == "chat" else _LANGCHAIN_ROLES.get(kind)
     if not isinstance(role, str):
-        message = f"a LangChain message of type {item.type!r} has no role in a chat"
-        raise InvalidRequest(message, path=path)
+        raise InvalidRequest(f"a LangChain message of type {item.type!r} has no role in a chat", path=path)
     content = item.content
     if isinstance(content, list):
         content = [_langchain_block(block) for block in content if not _repeats_call(block)]
@@ -331,8 +317,7 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, OPTIONS, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""
-            message = "no such option"
-            raise InvalidRequest(message, path=name, hint=f"{hint}What it lacks goes into extra_body={{…}}.")
+            raise InvalidRequest("no such option", path=name, hint=f"{hint}What it lacks goes into extra_body={{…}}.")
     plain = {name: json_value(value, name) for name, value in options.items() if value is not None}
     try:
         said: dict[str, Any] = dict(msgspec.convert(plain, ChatOptions))
@@ -342,8 +327,7 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(what[:1].lower() + what[1:], path=path) from None
     for name in _AT_LEAST_ONE:
         if name in said and said[name] < 1:
-            message = f"expected at least 1, got {said[name]}"
-            raise InvalidRequest(message, path=name)
+            raise InvalidRequest(f"expected at least 1, got {said[name]}", path=name)
     for place, tool in enumerate(said.get("tools", ())):
         _check_tool(tool, f"tools[{place}]")
     return said
@@ -352,30 +336,29 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _check_tool(tool: dict[str, Any], path: str) -> None:
     kind = tool.get("type")
     if not isinstance(kind, str):
-        message = 'missing; a tool is {"type": "function", "function": {"name": …, "parameters": …}}'
-        raise InvalidRequest(message, path=f"{path}.type")
+        raise InvalidRequest(
+            'missing; a tool is {"type": "function", "function": {"name": …, "parameters": …}}', path=f"{path}.type"
+        )
     if kind == "function" and not isinstance(tool.get("function"), dict):
-        message = "missing"
-        raise InvalidRequest(message, path=f"{path}.function")
+        raise InvalidRequest("missing", path=f"{path}.function")
     if kind == "function" and not isinstance(tool["function"].get("name"), str):
-        message = "missing"
-        raise InvalidRequest(message, path=f"{path}.function.name")
+        raise InvalidRequest("missing", path=f"{path}.function.name")
 
 
 def _extra_body(extra: Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[str, Any]:
     if extra is None:
         return {}
     if not isinstance(extra, Mapping):
-        message = f"expected a dictionary, got {_kind(extra)}"
-        raise InvalidRequest(message, path="extra_body")
+        raise InvalidRequest(f"expected a dictionary, got {_kind(extra)}", path="extra_body")
     plain = json_value(extra, "extra_body")
     for name in plain:
         if name in ("messages", "model", "stream"):
-            message = f"say it as an argument of its own: {'endpoint' if name == 'model' else name}="
-            raise InvalidRequest(message, path=f"extra_body.{name}")
+            raise InvalidRequest(
+                f"say it as an argument of its own: {'endpoint' if name == 'model' else name}=",
+                path=f"extra_body.{name}",
+            )
         if options.get(name) is not None:
-            message = "said twice: as an option too"
-            raise InvalidRequest(message, path=f"extra_body.{name}")
+            raise InvalidRequest("said twice: as an option too", path=f"extra_body.{name}")
     return dict(plain)
 
 
@@ -386,8 +369,7 @@ def _endpoint(endpoint: Any) -> str:
         raise InvalidRequest(message, path="endpoint", hint=hint)
     if endpoint in (".", "..") or any(sign in "/\\" or not sign.isprintable() for sign in endpoint):
         # The name becomes a segment of a path: one that could leave it never gets that far.
-        message = f"{endpoint!r} cannot be the name of an endpoint"
-        raise InvalidRequest(message, path="endpoint")
+        raise InvalidRequest(f"{endpoint!r} cannot be the name of an endpoint", path="endpoint")
     return endpoint
 
 
@@ -400,8 +382,7 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
     Raises `InvalidRequest` where it holds something that JSON cannot say: a set, NaN, half a character, a cycle.
     """
     if depth > _DEEPEST:
-        message = f"nested more than {_DEEPEST} deep"
-        raise InvalidRequest(message, path=_shorter(path))
+        raise InvalidRequest(f"nested more than {_DEEPEST} deep", path=_shorter(path))
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -410,8 +391,7 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            message = f"{value} is not a number that JSON can say"
-            raise InvalidRequest(message, path=path)
+            raise InvalidRequest(f"{value} is not a number that JSON can say", path=path)
         return float(value)
     if isinstance(value, Mapping):
         return _json_object(value, path, depth)
@@ -425,16 +405,14 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
             said = value.model_dump(exclude_none=True, warnings=False) if dump == "model_dump" else value.as_dict()
             if isinstance(said, dict):
                 return json_value(said, path, depth + 1)
-    message = f"expected something that JSON can say, got {_kind(value)}"
-    raise InvalidRequest(message, path=_shorter(path))
+    raise InvalidRequest(f"expected something that JSON can say, got {_kind(value)}", path=_shorter(path))
 
 
 def _json_object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name, item in value.items():
         if not isinstance(name, str):
-            message = f"expected text as a key, got {_kind(name)}"
-            raise InvalidRequest(message, path=path)
+            raise InvalidRequest(f"expected text as a key, got {_kind(name)}", path=path)
         plain[_clean_text(name, path)] = json_value(item, f"{path}.{name}", depth + 1)
     return plain
 
@@ -446,13 +424,14 @@ def _clean_text(text: str, path: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        message = f"half a character at position {error.start}: it cannot be written as UTF-8"
-        raise InvalidRequest(message, path=path) from None
+        raise InvalidRequest(
+            f"half a character at position {error.start}: it cannot be written as UTF-8", path=path
+        ) from None
     return text
 
 
 def _shorter(path: str) -> str:
-    return path if len(path) <= 120 else f"{path[:80]}…"  # noqa: PLR2004 - a path fit for an error message
+    return path if len(path) <= 120 else f"{path[:80]}…"
 
 
 def _kind(value: Any) -> str:

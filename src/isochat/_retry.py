@@ -34,11 +34,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            message = f"attempts counts the first one too, so it is at least 1, not {self.attempts}"
-            raise ValueError(message)
+            raise ValueError(f"attempts counts the first one too, so it is at least 1, not {self.attempts}")
         if not (self.first_wait >= 0 and self.longest_wait >= 0):
-            message = "first_wait and longest_wait are seconds, 0 or more"
-            raise ValueError(message)
+            raise ValueError("first_wait and longest_wait are seconds, 0 or more")
 
 
 class Tries:

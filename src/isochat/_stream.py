@@ -63,8 +63,7 @@ class _Reading:
         if self.complete or self.gathering.finished or self._agent:
             return
         if self.gathering.empty:
-            message = "the stream ended before it had begun"
-            raise MalformedReply(message, request_id=self.request_id)
+            raise MalformedReply("the stream ended before it had begun", request_id=self.request_id)
         raise self.broken(None)
 
     def broken(self, error: ChatError | None) -> StreamInterrupted:
@@ -104,11 +103,11 @@ class ChatStream:
         self._response: ChatResponse | None = None
 
     @classmethod
-    def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> Self:
+    def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> ChatStream:
         """Ask, and wait for the first chunk: until it has come the question may be asked again, never after."""
         call = backend.encode(request)
 
-        def begin(left: float) -> Self:
+        def begin(left: float) -> ChatStream:
             reading, events = _Reading(backend, request, tries), backend.stream(call, left)
             stream = cls(reading, events, None)
             try:
@@ -206,11 +205,11 @@ class AsyncChatStream:
         self._response: ChatResponse | None = None
 
     @classmethod
-    async def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> Self:
+    async def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> AsyncChatStream:
         """`ChatStream.open`, awaited."""
         call = backend.encode(request)
 
-        async def begin(left: float) -> Self:
+        async def begin(left: float) -> AsyncChatStream:
             reading, events = _Reading(backend, request, tries), backend.astream(call, left)
             stream = cls(reading, events, None)
             try:
@@ -274,8 +273,7 @@ class AsyncChatStream:
     def response(self) -> ChatResponse:
         """The whole answer, once the stream has been read to its end; before that, `await collect()`."""
         if not self._reading.ended or self._first is not None:
-            message = "the stream has not been read to its end: await collect()"
-            raise RuntimeError(message)
+            raise RuntimeError("the stream has not been read to its end: await collect()")
         if self._response is None:
             self._response = self._reading.response()
         return self._response

@@ -134,11 +134,14 @@ class ToolCall:
         try:
             value = msgspec.json.decode(self.arguments) if self.arguments.strip() else {}
         except (msgspec.DecodeError, RecursionError) as error:
-            message = f"the model's arguments for {self.name!r} are not JSON: {error}"
-            raise MalformedReply(message, body=self.arguments) from error
+            raise MalformedReply(
+                f"the model's arguments for {self.name!r} are not JSON: {error}", body=self.arguments
+            ) from error
         if not isinstance(value, dict):
-            message = f"the model's arguments for {self.name!r} are not a JSON object but {type(value).__name__}"
-            raise MalformedReply(message, body=self.arguments)
+            raise MalformedReply(
+                f"the model's arguments for {self.name!r} are not a JSON object but {type(value).__name__}",
+                body=self.arguments,
+            )
         return value
 
 

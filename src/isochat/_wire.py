@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -108,8 +108,7 @@ def to_bytes(body: Any) -> bytes:
     try:
         return msgspec.json.encode(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        message = f"the question cannot be written as JSON: {error}"
-        raise InvalidRequest(message) from error
+        raise InvalidRequest(f"the question cannot be written as JSON: {error}") from error
 
 
 def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
@@ -254,7 +253,7 @@ def decode_reply(reply: Reply) -> ChatResponse:
 
     Raises a `ServiceError` if the service said no, under whatever status, and `MalformedReply` if it made no sense.
     """
-    if not OK <= reply.status < 300:  # noqa: PLR2004 - success, in HTTP
+    if not OK <= reply.status < 300:
         raise _refusal.service_error(reply.status, reply.headers, reply.body)
     raw = reply.raw if reply.raw is not None else reply.body
     if reply.is_event_stream:
@@ -303,13 +302,13 @@ def decode_completion(value: Any) -> ChatResponse:
             return _agent_answer(value)
         if "predictions" in value:  # what a plain pyfunc model answers
             return decode_completion(value["predictions"])
-        _malformed("", "a chat completion (`choices`) or an agent's `messages`", value)
+        raise _misshapen("", "a chat completion (`choices`) or an agent's `messages`", value)
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         if all("role" in item for item in value):
             return _agent_answer({"messages": value})
         if len(value) == 1:
             return decode_completion(value[0])
-    _malformed("", "a chat completion", value)
+    raise _misshapen("", "a chat completion", value)
 
 
 def _completion(value: dict[str, Any]) -> ChatResponse:
@@ -352,14 +351,14 @@ def _agent_answer(value: dict[str, Any]) -> ChatResponse:
 
 def _choice(value: Any, place: int, path: str) -> Choice:
     if not isinstance(value, dict):
-        _malformed(path, "an object", value)
+        raise _misshapen(path, "an object", value)
     rest = dict(value)
     index = _take_index(rest, place)
     if isinstance(rest.get("message"), dict):
         message = decode_message(rest.pop("message"), f"{path}.message")
     else:
         if rest.get("message") is not None:
-            _malformed(f"{path}.message", "an object", rest["message"])
+            raise _misshapen(f"{path}.message", "an object", rest["message"])
         rest.pop("message", None)
         message = Message(role=None, content=_take(rest, "text", str))
     return Choice(
@@ -374,7 +373,7 @@ def _choice(value: Any, place: int, path: str) -> Choice:
 def decode_message(value: Any, path: str) -> Message:
     """A message that the service sent, in any of its shapes."""
     if not isinstance(value, dict):
-        _malformed(path, "an object", value)
+        raise _misshapen(path, "an object", value)
     rest = dict(value)
     role = _take(rest, "role", str)
     content = _take_content(rest, f"{path}.content")
@@ -397,7 +396,7 @@ def _take_calls(rest: dict[str, Any], path: str) -> tuple[ToolCallDelta, ...]:
     """The tool calls; or the one call of the older `function_call`, which has no id."""
     found = rest.pop("tool_calls", None)
     if found is not None and not isinstance(found, list):
-        _malformed(f"{path}.tool_calls", "a list", found)
+        raise _misshapen(f"{path}.tool_calls", "a list", found)
     calls = tuple(_call_delta(item, f"{path}.tool_calls[{place}]") for place, item in enumerate(found or ()))
     older = rest.get("function_call")
     if not calls and isinstance(older, dict) and (older.get("name") or older.get("arguments")):
@@ -407,7 +406,7 @@ def _take_calls(rest: dict[str, Any], path: str) -> tuple[ToolCallDelta, ...]:
 
 def _call_delta(value: Any, path: str) -> ToolCallDelta:
     if not isinstance(value, dict):
-        _malformed(path, "an object", value)
+        raise _misshapen(path, "an object", value)
     rest = dict(value)
     kind = _take(rest, "type", str)
     body_key, text_key = ("custom", "input") if kind == "custom" else ("function", "arguments")
@@ -415,7 +414,7 @@ def _call_delta(value: Any, path: str) -> ToolCallDelta:
     if body is None:
         body = {}
     elif not isinstance(body, dict):
-        _malformed(f"{path}.{body_key}", "an object", body)
+        raise _misshapen(f"{path}.{body_key}", "an object", body)
     body = dict(body)
     arguments = body.pop(text_key, None)
     if arguments is None:
@@ -584,13 +583,13 @@ def decode_chunk(value: Any) -> ChatChunk:
     if _refusal.complains(value):
         raise _refusal.service_error(None, {}, value)
     if not isinstance(value, dict):
-        _malformed("", "a chunk", value)
+        raise _misshapen("", "a chunk", value)
     rest = dict(value)
     choices = rest.pop("choices", None)
     if choices is None:
         choices = [_agent_piece(rest)] if "delta" in rest else []
     elif not isinstance(choices, list):
-        _malformed("choices", "a list", choices)
+        raise _misshapen("choices", "a list", choices)
     usage = _take_usage(rest)
     return ChatChunk(
         choices=tuple(_chunk_choice(item, place, f"choices[{place}]") for place, item in enumerate(choices)),
@@ -645,14 +644,14 @@ def _agent_piece(rest: dict[str, Any]) -> dict[str, Any]:
 
 def _chunk_choice(value: Any, place: int, path: str) -> ChunkChoice:
     if not isinstance(value, dict):
-        _malformed(path, "an object", value)
+        raise _misshapen(path, "an object", value)
     rest = dict(value)
     index = _take_index(rest, place)
     # A server that does not stream may send its one chunk with a `message`; old completions say `text`.
     said = next((rest.pop(key) for key in ("delta", "message") if isinstance(rest.get(key), dict)), None)
     if said is None:
         if rest.get("delta") is not None:
-            _malformed(f"{path}.delta", "an object", rest["delta"])
+            raise _misshapen(f"{path}.delta", "an object", rest["delta"])
         rest.pop("delta", None)
         said = {"content": rest.pop("text")} if isinstance(rest.get("text"), str) else {}
     return ChunkChoice(
@@ -706,7 +705,7 @@ def _take_content(rest: dict[str, Any], path: str) -> str | tuple[Part, ...] | N
         return tuple(decode_part(item) for item in content)
     if isinstance(content, dict):
         return (decode_part(content),)
-    _malformed(path, "text or a list of parts", content)
+    raise _misshapen(path, "text or a list of parts", content)
 
 
 def _take_reasoning(rest: dict[str, Any]) -> str | None:
@@ -815,8 +814,8 @@ def _left(rest: dict[str, Any], *also: str) -> dict[str, Any]:
     return {name: value for name, value in rest.items() if value not in (None, [], {}) and name not in also}
 
 
-def _malformed(path: str, expected: str, got: Any) -> NoReturn:
+def _misshapen(path: str, expected: str, got: Any) -> MalformedReply:
     where = f"{path}: " if path else ""
     kinds = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}
     found = kinds.get(type(got), "null" if got is None else type(got).__name__)
-    raise MalformedReply(f"{where}expected {expected}, got {found}", body=got, path=path)
+    return MalformedReply(f"{where}expected {expected}, got {found}", body=got, path=path)

@@ -29,7 +29,7 @@ ever holds a token or a prompt. All of them can be pickled and copied.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ class ChatError(Exception):
     to do. `transient` is True where the same question may well be answered if it is asked again.
     """
 
-    transient: ClassVar[bool] = False
+    transient: bool = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -159,7 +159,7 @@ class ServiceError(ChatError):
     as it came (parsed if it was JSON, else text). Each is None if the service did not say.
     """
 
-    def __init__(  # noqa: PLR0913 - the facts of one refusal, each under its own name
+    def __init__(
         self,
         message: str,
         *,

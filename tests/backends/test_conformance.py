@@ -22,6 +22,6 @@ class TestBuiltIn(BackendTests):
     @pytest.fixture(params=sorted(BUILT_IN))
     def backend(self, connection: Connection, request: pytest.FixtureRequest) -> Backend:
         try:
-            return load(request.param)(connection)  # type: ignore[call-arg]
+            return load(request.param)(connection)
         except BackendNotInstalled as error:
             pytest.skip(str(error))

@@ -75,7 +75,7 @@ def test_connections_are_used_again(backend: RestBackend, local: LocalEndpoint) 
     """Questions and streams one after the other share one connection."""
     for _ in range(3):
         query_chat("Hi", endpoint=LLAMA, backend=backend)
-        query_chat("Hi", endpoint=LLAMA, backend=backend, stream=True).response
+        list(query_chat("Hi", endpoint=LLAMA, backend=backend, stream=True))
 
     assert local.open_connections == 1
 

@@ -29,7 +29,7 @@ def backends(request: pytest.FixtureRequest, local: LocalEndpoint) -> Any:
     """`rest` and one other, on the same connection."""
     connection = Connection(local.host, local.token)
     try:
-        pair = (load("rest")(connection), load(request.param)(connection))  # type: ignore[call-arg]
+        pair = (load("rest")(connection), load(request.param)(connection))
     except BackendNotInstalled as error:
         pytest.skip(str(error))
     yield pair

@@ -51,8 +51,9 @@ def load(name: str) -> type[Backend]:
     found = find(name)
     if missing := _missing(found):
         line = _install_line(name)
-        message = f"the {name!r} backend needs {', '.join(missing)}, which is not installed"
-        raise BackendNotInstalled(message, install=line)
+        raise BackendNotInstalled(
+            f"the {name!r} backend needs {', '.join(missing)}, which is not installed", install=line
+        )
     return found
 
 
@@ -89,14 +90,14 @@ def find(name: str) -> type[Backend]:
         return backend
     claims = _others().get(name, ())
     if len(claims) > 1:
-        message = f"two distributions claim the name {name!r}: {' and '.join(claims)}"
-        raise BackendNotFound(message, hint="Uninstall one of them.")
+        raise BackendNotFound(
+            f"two distributions claim the name {name!r}: {' and '.join(claims)}", hint="Uninstall one of them."
+        )
     if not claims:
         known = sorted({*BUILT_IN, *_others()})
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(known)}."
-        message = f"no backend is called {name!r}"
-        raise BackendNotFound(message, nearest=near, hint=hint)
+        raise BackendNotFound(f"no backend is called {name!r}", nearest=near, hint=hint)
     (point,) = entry_points(group=GROUP, name=name)
     loaded: type[Backend] = point.load()
     return loaded

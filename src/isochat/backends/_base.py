@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from isochat import _refusal, _wire
+from isochat._connection import Connection
 from isochat._request import OPTIONS
-from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply, UnsupportedOption
+from isochat.backends._http import http_error, transport_error
+from isochat.errors import ChatError, DeadlineExceeded, UnsupportedOption
 from isochat.transports.deadline import within
 
 if TYPE_CHECKING:
-    from isochat._connection import Connection
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+
+    from isochat import _wire
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
 
 EVERYTHING = frozenset(OPTIONS) | {"stream", "extra_body"}
 _END = object()
-C = TypeVar("C")
 
 
 class Backend(ABC):
@@ -42,7 +41,11 @@ class Backend(ABC):
     client: ClassVar[str] = ""
     route: ClassVar[str] = ""
 
-    connection: Connection
+    connection: Connection | None
+
+    def __init__(self, connection: Connection | None = None) -> None:
+        """A session on a connection; without one, on whatever the environment and the files say."""
+        self.connection = Connection() if connection is None else connection
 
     @abstractmethod
     def encode(self, request: ChatRequest) -> Any:
@@ -82,9 +85,9 @@ class Backend(ABC):
 
         What is not ours goes through untouched and is not tried again: "unknown, so try again" hides mistakes.
         """
-        return transport_error(error)
+        return http_error(error) or transport_error(error)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a backend that holds nothing has nothing to give back
         """Give back what the client holds. A closed backend may be used again; it begins anew."""
 
     async def aclose(self) -> None:
@@ -104,12 +107,13 @@ class Backend(ABC):
         for option in sorted(request.said - cls.carries):
             able = carriers(option)
             can = f"; {_listed(able)} can" if able else ""
-            message = f"the {cls.name!r} backend cannot carry {option}{can}"
-            raise UnsupportedOption(message, option=option, carried_by=able)
+            raise UnsupportedOption(
+                f"the {cls.name!r} backend cannot carry {option}{can}", option=option, carried_by=able
+            )
 
     def renew(self) -> bool:
         """Forget a token that was refused; True if the next one may be another."""
-        return self.connection.renew()
+        return self.connection is not None and self.connection.renew()
 
     def attempt(self, call: Any, timeout: float) -> Any:
         """`send`, with errors told in our words, in the thread that called the client."""
@@ -141,8 +145,7 @@ class Backend(ABC):
         except ChatError:
             raise
         except _TooLate as error:
-            message = f"no answer within {timeout:.3g} s"
-            raise DeadlineExceeded(message, timeout=timeout) from error
+            raise DeadlineExceeded(f"no answer within {timeout:.3g} s", timeout=timeout) from error
         except Exception as error:
             ours = self.classify(error)
             if ours is None:
@@ -153,7 +156,7 @@ class Backend(ABC):
         return f"{type(self).__name__}({self.connection!r})"
 
 
-class _TooLate(Exception):  # noqa: N818 - it never leaves this module
+class _TooLate(Exception):
     """Our own deadline is over: told apart from a `TimeoutError` that a client raises for reasons of its own."""
 
 
@@ -168,156 +171,6 @@ async def _in_time(timeout: float) -> AsyncIterator[None]:
         raise
 
 
-def finite(timeout: float) -> float | None:
-    """A timeout as clients take it: None where there is none."""
-    return timeout if timeout < threading.TIMEOUT_MAX else None
-
-
 def _listed(names: tuple[str, ...]) -> str:
     quoted = [repr(name) for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
-
-
-# ── the errors of the HTTP clients that most others stand on ─────────────────────────────────────────────────────
-
-
-def transport_error(error: BaseException) -> ChatError | None:
-    """What an exception of httpx or httpx2 amounts to, or of a client that wraps one; None if it is neither.
-
-    Told by name along the chain of causes, so that neither library need be imported.
-    """
-    seen: BaseException | None = error
-    for _ in range(8):
-        if seen is None:
-            return None
-        names = {c.__name__ for c in type(seen).__mro__ if c.__module__.split(".")[0] in _HTTP}
-        if names:
-            return _named(names, seen)
-        seen = seen.__cause__
-    return None
-
-
-_HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
-
-
-def _named(names: set[str], error: BaseException) -> ChatError | None:
-    detail = _detail(error)
-    if "ConnectTimeout" in names:
-        return ConnectionFailed(f"no connection could be made in time{detail}")
-    if "PoolTimeout" in names:
-        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent")
-    if "TimeoutException" in names:
-        return DeadlineExceeded("the service did not answer in time")
-    if "DecodingError" in names:
-        return MalformedReply(f"the answer could not be unpacked{detail}")
-    if "ConnectError" in names:
-        failed = ConnectionFailed(f"no connection could be made{detail}")
-        if "CERTIFICATE_VERIFY_FAILED" in detail:
-            failed.transient = False
-            failed.hint = "The host's certificate is not trusted here; SSL_CERT_FILE names other authorities to trust."
-        return failed
-    if names & {"NetworkError", "RemoteProtocolError", "ProxyError"}:
-        return ConnectionFailed(f"the connection broke before the answer was there{detail}")
-    return None
-
-
-def _detail(error: BaseException) -> str:
-    said = str(error).strip()
-    return f": {said}" if said else ""
-
-
-def http_error(error: Exception) -> ChatError | None:
-    """What the exception of a client that keeps the HTTP response on it amounts to."""
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if not isinstance(status, int):
-        return None
-    headers = {name.lower(): value for name, value in response.headers.items()}  # type: ignore[union-attr]
-    try:
-        body = response.content  # type: ignore[union-attr]
-    except Exception:  # noqa: BLE001 - a body that was never read, or broke on the way: the status still says no
-        body = b""
-    return _refusal.service_error(status, headers, body)
-
-
-# ── one async client per loop ────────────────────────────────────────────────────────────────────────────────────
-
-
-class PerLoop(Generic[C]):
-    """One async client for each running event loop, closed with its loop.
-
-    An async client belongs to the loop it was first used on: used on a second one, httpx says "Event loop is closed"
-    and openai 3 a bare RuntimeError. A forked child begins anew.
-    """
-
-    def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
-        self._make, self._close = make, close
-        self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[C, Any]] = weakref.WeakKeyDictionary()
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-
-    async def get(self) -> C:
-        """The running loop's client."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if self._process != os.getpid():
-                self._held = weakref.WeakKeyDictionary()
-                self._process = os.getpid()
-            held = self._held.get(loop)
-        if held is not None:
-            return held[0]
-        client = self._make()
-        # asyncio.run() closes the loop's asynchronous generators at its end, and with this one the client: nothing
-        # else tells a library that its loop is about to go, and a connection left behind would be reported.
-        guard = self._guard(client)
-        await anext(guard)
-        with self._lock:
-            self._held[loop] = (client, guard)
-        return client
-
-    async def _guard(self, client: C) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            await self._close(client)
-
-    async def aclose(self) -> None:
-        """Close the running loop's client."""
-        with self._lock:
-            held = self._held.pop(asyncio.get_running_loop(), None)
-        if held is not None:
-            await held[1].aclose()
-
-
-class PerProcess(Generic[C]):
-    """One blocking client, made when it is first needed, and made anew in a forked child."""
-
-    def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
-        self._make, self._close = make, close
-        self._held: C | None = None
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._inherited: list[C] = []
-
-    def get(self) -> C:
-        """This process's client."""
-        if self._process != os.getpid():
-            self._begin_anew()
-        if (held := self._held) is not None:
-            return held
-        with self._lock:
-            if self._held is None:
-                self._held = self._make()
-            return self._held
-
-    def _begin_anew(self) -> None:
-        """This is a forked child. The parent may have held the lock; its client's sockets are the parent's too."""
-        if self._held is not None:
-            self._inherited.append(self._held)  # kept, so that nothing is said on them here
-        self._held, self._process, self._lock = None, os.getpid(), threading.Lock()
-
-    def close(self) -> None:
-        """Close this process's client."""
-        held, self._held = self._held, None
-        if held is not None and self._process == os.getpid():
-            self._close(held)

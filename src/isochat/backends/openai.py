@@ -11,18 +11,17 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _wire
-from isochat._connection import Connection
-from isochat.backends._base import EVERYTHING, Backend, PerLoop, PerProcess, finite, http_error, transport_error
+from isochat.backends._base import EVERYTHING, Backend
+from isochat.backends._http import aevents, events, finite, lowered, timeouts
+from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError
 from isochat.transports.deadline import keep_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from isochat._connection import Connection
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
-    from isochat.errors import ChatError
-
-_CONNECT = 10.0
 
 #: The options that `create` has keywords for, in both majors; the others go in its `extra_body`.
 #: tests/backends/test_openai.py holds this against the signature of the client that is installed.
@@ -70,29 +69,19 @@ class OpenAIBackend(Backend):
     client: ClassVar[str] = "openai 2 or 3, chat.completions.create"
     route: ClassVar[str] = "/serving-endpoints/chat/completions"
 
-    def __init__(
-        self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None
-    ) -> None:
+    def __init__(self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None) -> None:
         self._given = client is not None or async_client is not None
-        if self._given and connection is not None:
-            message = "a client has an address and a login of its own; leave out the connection"
-            raise ConfigurationError(message)
-        if connection is None and not self._given:
-            connection = Connection()
-        self._connection = connection
+        if not self._given:
+            super().__init__(connection)
+        elif connection is None:
+            self.connection = None
+        else:
+            raise ConfigurationError("a client has an address and a login of its own; leave out the connection")
         self._http = PerProcess(lambda: self._make() if client is None else _ours(client), self._close_own)
         self._async_http = PerLoop(
             lambda: self._make_async() if async_client is None else async_client.with_options(max_retries=0),
             self._aclose_own,
         )
-
-    @property
-    def connection(self) -> Connection:  # type: ignore[override]
-        """The workspace and login. Of a client that was handed in, only the client knows it."""
-        if self._connection is None:
-            message = "only one client was handed in, a blocking or an asyncio one, and the other was needed"
-            raise ConfigurationError(message, hint="Hand in both: OpenAIBackend(client=…, async_client=…).")
-        return self._connection
 
     def encode(self, request: ChatRequest) -> dict[str, Any]:
         """The keywords of `create`."""
@@ -108,36 +97,27 @@ class OpenAIBackend(Backend):
         """Create the completion."""
         headers = self._headers(timeout)
         create = self._http.get().chat.completions.with_raw_response.create
-        return _reply(create(**call, extra_headers=headers, timeout=_timeout(timeout)))
+        return _reply(create(**call, extra_headers=headers, timeout=timeouts(timeout)))
 
     async def asend(self, call: dict[str, Any], timeout: float) -> _wire.Reply:
         """Create the completion, awaited."""
         headers = await self._aheaders(timeout)
         create = (await self._async_http.get()).chat.completions.with_raw_response.create
-        return _reply(await create(**call, extra_headers=headers, timeout=_timeout(timeout)))
+        return _reply(await create(**call, extra_headers=headers, timeout=timeouts(timeout)))
 
     def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
         """Create the completion and give its events as they come."""
         headers = self._headers(timeout)
         create = self._http.get().chat.completions.with_streaming_response.create
-        with create(**call, extra_headers=headers, timeout=_timeout(timeout)) as response:
-            incoming = _wire.Incoming(response.status_code, _lowered(response.headers))
-            yield incoming.head
-            for read in response.iter_bytes():
-                yield from incoming.feed(read)
-            yield from incoming.close()
+        with create(**call, extra_headers=headers, timeout=timeouts(timeout)) as response:
+            yield from events(response, response.iter_bytes())
 
     async def astream(self, call: dict[str, Any], timeout: float) -> AsyncGenerator[Any, None]:
         """Create the completion and give its events as they come, awaited."""
         headers = await self._aheaders(timeout)
         create = (await self._async_http.get()).chat.completions.with_streaming_response.create
-        async with create(**call, extra_headers=headers, timeout=_timeout(timeout)) as response:
-            incoming = _wire.Incoming(response.status_code, _lowered(response.headers))
-            yield incoming.head
-            async for read in response.iter_bytes():
-                for event in incoming.feed(read):
-                    yield event
-            for event in incoming.close():
+        async with create(**call, extra_headers=headers, timeout=timeouts(timeout)) as response:
+            async for event in aevents(response, response.iter_bytes()):
                 yield event
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
@@ -147,14 +127,6 @@ class OpenAIBackend(Backend):
     def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
         """Read the event."""
         return _wire.decode_event(event)
-
-    def classify(self, error: Exception) -> ChatError | None:
-        """The client's `APIStatusError` keeps the response; its `APIConnectionError` has its cause beneath."""
-        return http_error(error) or transport_error(error)
-
-    def renew(self) -> bool:
-        """A client that was handed in renews its own login."""
-        return self._connection is not None and self._connection.renew()
 
     def close(self) -> None:
         """Close the blocking client, unless it was handed in."""
@@ -166,19 +138,19 @@ class OpenAIBackend(Backend):
         await self._async_http.aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'a client of yours' if self._given else repr(self._connection)})"
+        return f"{type(self).__name__}({'a client of yours' if self._given else repr(self.connection)})"
 
     def _headers(self, timeout: float) -> dict[str, str]:
-        return {} if self._connection is None else self._connection.headers(timeout=finite(timeout))
+        return {} if self.connection is None else self.connection.headers(timeout=finite(timeout))
 
     async def _aheaders(self, timeout: float) -> dict[str, str]:
-        return {} if self._connection is None else await self._connection.aheaders(timeout=finite(timeout))
+        return {} if self.connection is None else await self.connection.aheaders(timeout=finite(timeout))
 
     def _make(self) -> Any:
         import openai
 
         client = openai.OpenAI(**self._options(openai))
-        keep_deadlines(client._client)
+        keep_deadlines(client._client)  # noqa: SLF001 - the HTTP client has no public name
         return client
 
     def _make_async(self) -> Any:
@@ -189,7 +161,16 @@ class OpenAIBackend(Backend):
     def _options(self, openai: Any) -> dict[str, Any]:
         # What OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS say is for OpenAI, not for this host, and the
         # client sends it to whatever host it has.
-        others = ["OpenAI-Organization", "OpenAI-Project", *_custom_headers(os.environ.get("OPENAI_CUSTOM_HEADERS", ""))]
+        others = [
+            "OpenAI-Organization",
+            "OpenAI-Project",
+            *_custom_headers(os.environ.get("OPENAI_CUSTOM_HEADERS", "")),
+        ]
+        if self.connection is None:
+            raise ConfigurationError(
+                "only one client was handed in, a blocking or an asyncio one, and the other was needed",
+                hint="Hand in both: OpenAIBackend(client=…, async_client=…).",
+            )
         return {
             "base_url": f"{self.connection.host}/serving-endpoints",
             "api_key": "given-with-each-request",  # the headers of the connection stand above it
@@ -208,7 +189,7 @@ class OpenAIBackend(Backend):
 
 def _ours(client: Any) -> Any:
     """A client that was handed in, with our retries for its own, and our deadline above its per-read timeouts."""
-    keep_deadlines(client._client)
+    keep_deadlines(client._client)  # noqa: SLF001 - as above
     return client.with_options(max_retries=0)
 
 
@@ -216,15 +197,5 @@ def _custom_headers(said: str) -> list[str]:
     return [line.partition(":")[0].strip() for line in said.splitlines() if ":" in line]
 
 
-def _timeout(timeout: float) -> Any:
-    """To connect, to read, to write, to wait for the pool: a tuple, which httpx and httpx2 both understand."""
-    limit = finite(timeout)
-    return (min(_CONNECT, timeout), limit, limit, limit)
-
-
-def _lowered(headers: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
-
-
 def _reply(response: Any) -> _wire.Reply:
-    return _wire.Reply(response.status_code, _lowered(response.headers), response.http_response.content, response)
+    return _wire.Reply(response.status_code, lowered(response.headers), response.http_response.content, response)

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from isochat import _wire
-from isochat._connection import Connection
 from isochat._version import __version__
-from isochat.backends._base import EVERYTHING, Backend, PerLoop, PerProcess, finite
+from isochat.backends._base import EVERYTHING, Backend
+from isochat.backends._http import aevents, events, finite, lowered, timeouts
+from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.transports.deadline import keep_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from isochat._connection import Connection
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
 
-_CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"isochat/{__version__}"}
 
 
@@ -36,8 +37,10 @@ class RestBackend(Backend):
     client: ClassVar[str] = "none: plain HTTP"
     route: ClassVar[str] = "/serving-endpoints/{name}/invocations"
 
+    connection: Connection
+
     def __init__(self, connection: Connection | None = None) -> None:
-        self.connection = Connection() if connection is None else connection
+        super().__init__(connection)
         self._http = PerProcess(_client, lambda client: client.close())
         self._async_http = PerLoop(_async_client, lambda client: client.aclose())
 
@@ -64,23 +67,14 @@ class RestBackend(Backend):
         """POST it and give the events as they come."""
         headers = self.connection.headers(timeout=finite(timeout))
         with self._http.get().stream("POST", **self._request(call, headers, timeout)) as response:
-            incoming = _wire.Incoming(response.status_code, _lowered(response))
-            yield incoming.head
-            for read in response.iter_bytes():
-                yield from incoming.feed(read)
-            yield from incoming.close()
+            yield from events(response, response.iter_bytes())
 
     async def astream(self, call: _Post, timeout: float) -> AsyncGenerator[Any, None]:
         """POST it and give the events as they come, awaited."""
         headers = await self.connection.aheaders(timeout=finite(timeout))
         client = await self._async_http.get()
         async with client.stream("POST", **self._request(call, headers, timeout)) as response:
-            incoming = _wire.Incoming(response.status_code, _lowered(response))
-            yield incoming.head
-            async for read in response.aiter_bytes():
-                for event in incoming.feed(read):
-                    yield event
-            for event in incoming.close():
+            async for event in aevents(response, response.aiter_bytes()):
                 yield event
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
@@ -101,12 +95,11 @@ class RestBackend(Backend):
         await self._async_http.aclose()
 
     def _request(self, call: _Post, headers: dict[str, str], timeout: float) -> dict[str, Any]:
-        limit = finite(timeout)
         return {
             "url": self.connection.host + call.path,
             "content": call.body,
             "headers": {**_HEADERS, "Accept": call.accept, **headers},
-            "timeout": (min(_CONNECT, timeout), limit, limit, limit),  # to connect, read, write, wait for the pool
+            "timeout": timeouts(timeout),
         }
 
 
@@ -129,9 +122,5 @@ def _options(httpx2: Any) -> dict[str, Any]:
     return {"follow_redirects": False, "limits": limits}
 
 
-def _lowered(response: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
-
-
 def _reply(response: Any) -> _wire.Reply:
-    return _wire.Reply(response.status_code, _lowered(response), response.content)
+    return _wire.Reply(response.status_code, lowered(response.headers), response.content)

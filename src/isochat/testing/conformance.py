@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from isochat import (
+    AsyncChatStream,
     AuthenticationFailed,
     Backend,
     ChatChunk,
@@ -251,21 +252,28 @@ class Ask:
 
     @property
     def streams(self) -> bool:
+        """Whether it asks for a stream."""
         return "stream" in self.mode
 
     def __call__(self, messages: Any = QUESTION, *, endpoint: str = ENDPOINTS[0], **options: Any) -> ChatResponse:
-        said = {"endpoint": endpoint, "backend": self.backend, "timeout": 20, "retry": ONCE, **options}
-        if self.mode == "blocking":
-            return query_chat(messages, **said)
-        if self.mode == "stream":
-            with query_chat(messages, stream=True, **said) as stream:
-                self.chunks = list(stream)
-                return stream.response
-        return asyncio.run(self._ask(messages, said))
+        """The answer, whole; the chunks that it came in, if it came in chunks, are kept."""
+        said: Any = {"endpoint": endpoint, "backend": self.backend, "timeout": 20, "retry": ONCE, **options}
+        answer: ChatResponse
+        match self.mode:
+            case "blocking":
+                answer = query_chat(messages, **said)
+            case "asyncio":
+                answer = asyncio.run(aquery_chat(messages, **said))
+            case "stream":
+                with query_chat(messages, stream=True, **said) as stream:
+                    self.chunks = list(stream)
+                    answer = stream.response
+            case _:
+                answer = asyncio.run(self._collected(messages, said))
+        return answer
 
-    async def _ask(self, messages: Any, said: dict[str, Any]) -> ChatResponse:
-        if self.mode == "asyncio":
-            return await aquery_chat(messages, **said)
+    async def _collected(self, messages: Any, said: Any) -> ChatResponse:
+        stream: AsyncChatStream
         async with await aquery_chat(messages, stream=True, **said) as stream:
             self.chunks = [chunk async for chunk in stream]
             return stream.response
@@ -349,13 +357,17 @@ class BackendTests:
         """An answer's message goes into the next question as it is, signature included, and is not refused."""
         thinking = {"type": "enabled", "budget_tokens": 1024}
         first = ask(thinking=thinking, max_tokens=4000)
-        ask([Message("user", QUESTION), first.message, Message("user", "And then?")], thinking=thinking, max_tokens=4000)
+        ask(
+            [Message("user", QUESTION), first.message, Message("user", "And then?")], thinking=thinking, max_tokens=4000
+        )
 
         sent = local.questions[-1].json["messages"][1]
         assert sent["role"] == "assistant"
         assert any(block["type"] == "reasoning" for block in sent["content"])
 
-    @pytest.mark.parametrize("endpoint", ["databricks-claude-sonnet-4-5", "databricks-gpt-5-1", "databricks-gemini-3-pro"])
+    @pytest.mark.parametrize(
+        "endpoint", ["databricks-claude-sonnet-4-5", "databricks-gpt-5-1", "databricks-gemini-3-pro"]
+    )
     def test_calls_tools_and_takes_their_results(self, ask: Ask, endpoint: str) -> None:
         """A tool call arrives whole, goes back with its result, and an answer follows."""
         schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -403,7 +415,10 @@ class BackendTests:
         body = dict(local.questions[-1].json)
         body.pop("model", None)
 
-        assert body == {"messages": [{"role": "user", "content": QUESTION}], **({"stream": True} if ask.streams else {})}
+        assert body == {
+            "messages": [{"role": "user", "content": QUESTION}],
+            **({"stream": True} if ask.streams else {}),
+        }
 
     def test_leaves_the_callers_objects_alone(self, ask: Ask, local: LocalEndpoint) -> None:
         """Nothing that the caller passes is changed, whatever a client does to what it is given."""
@@ -479,7 +494,7 @@ class BackendTests:
 
     def test_nobody_there(self, ask: Ask, local: LocalEndpoint) -> None:
         """A refused connection is a `ConnectionFailed`, which is a `ConnectionError`."""
-        backend = type(ask.backend)(Connection("http://127.0.0.1:1", local.token))  # type: ignore[call-arg]
+        backend = type(ask.backend)(Connection("http://127.0.0.1:1", local.token))
         with pytest.raises(ConnectionFailed) as failed:
             Ask(ask.mode, backend)(retry=AT_ONCE)
         backend.close()
@@ -590,7 +605,9 @@ class BackendTests:
         ],
         ids=["ends early", "cut in an event", "error_code event", "error event", "error text", "event: error"],
     )  # fmt: skip
-    def test_a_broken_stream_keeps_what_it_had(self, ask_streaming: Ask, local: LocalEndpoint, chunks: list[bytes]) -> None:
+    def test_a_broken_stream_keeps_what_it_had(
+        self, ask_streaming: Ask, local: LocalEndpoint, chunks: list[bytes]
+    ) -> None:
         """A stream that breaks after it began raises, is not asked again, and keeps everything that had arrived."""
         local.reply(chunks=chunks)
         with pytest.raises(StreamInterrupted) as broken:
@@ -606,7 +623,9 @@ class BackendTests:
     @pytest.mark.parametrize(
         "fault", [Fault(reset=2), Fault(drop_after=2), Fault(cut_after=2)], ids=["reset", "dropped", "ended"]
     )
-    def test_a_broken_connection_breaks_the_stream(self, ask_streaming: Ask, local: LocalEndpoint, fault: Fault) -> None:
+    def test_a_broken_connection_breaks_the_stream(
+        self, ask_streaming: Ask, local: LocalEndpoint, fault: Fault
+    ) -> None:
         """A reset, a cut or a clean end in the middle of a stream is an interruption, never a short answer."""
         local.order(fault)
         with pytest.raises(StreamInterrupted) as broken:
@@ -617,7 +636,8 @@ class BackendTests:
 
     def test_an_error_before_the_first_chunk_may_be_asked_again(self, ask_streaming: Ask, local: LocalEndpoint) -> None:
         """Until the first chunk has come, a stream is asked for again like any question."""
-        local.reply(chunks=[b": hello\n\n", b'data: {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "Wait."}\n\n'])
+        complaint = b'data: {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "Wait."}\n\n'
+        local.reply(chunks=[b": hello\n\n", complaint])
         answer = ask_streaming(endpoint="databricks-gpt-5-1", retry=AT_ONCE)
 
         assert answer.text == QUESTION
@@ -690,7 +710,7 @@ class BackendTests:
         blockbuster = pytest.importorskip("blockbuster")
 
         async def ask() -> None:
-            said = {"endpoint": "databricks-gpt-5-1", "backend": backend}
+            said: Any = {"endpoint": "databricks-gpt-5-1", "backend": backend}
             await aquery_chat(QUESTION, **said)
             with blockbuster.blockbuster_ctx():
                 await aquery_chat(QUESTION, **said)

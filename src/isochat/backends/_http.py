@@ -1,0 +1,108 @@
+"""What the clients that speak HTTP have in common: replies, events, timeouts, and the ways they fail."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from isochat import _refusal, _wire
+from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+
+_CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
+
+
+def finite(timeout: float) -> float | None:
+    """A timeout as clients take it: None where there is none."""
+    return timeout if timeout < threading.TIMEOUT_MAX else None
+
+
+def timeouts(timeout: float) -> tuple[float | None, ...]:
+    """To connect, to read, to write, to wait for the pool: a tuple, which httpx and httpx2 both understand."""
+    limit = finite(timeout)
+    return (min(_CONNECT, timeout), limit, limit, limit)
+
+
+def lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers under lower-case names."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def events(response: Any, reads: Iterator[bytes]) -> Generator[Any, None, None]:
+    """The events of a streamed response, as they come."""
+    incoming = _wire.Incoming(response.status_code, lowered(response.headers))
+    yield incoming.head
+    for read in reads:
+        yield from incoming.feed(read)
+    yield from incoming.close()
+
+
+async def aevents(response: Any, reads: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+    """`events`, awaited."""
+    incoming = _wire.Incoming(response.status_code, lowered(response.headers))
+    yield incoming.head
+    async for read in reads:
+        for event in incoming.feed(read):
+            yield event
+    for last in incoming.close():
+        yield last
+
+
+def transport_error(error: BaseException) -> ChatError | None:
+    """What an exception of httpx or httpx2 amounts to, or of a client that wraps one; None if it is neither.
+
+    Told by name along the chain of causes, so that neither library need be imported.
+    """
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            return None
+        names = {c.__name__ for c in type(seen).__mro__ if c.__module__.split(".")[0] in _HTTP}
+        if names:
+            return _named(names, seen)
+        seen = seen.__cause__
+    return None
+
+
+_HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
+
+
+def _named(names: set[str], error: BaseException) -> ChatError | None:
+    detail = _detail(error)
+    if "ConnectTimeout" in names:
+        return ConnectionFailed(f"no connection could be made in time{detail}")
+    if "PoolTimeout" in names:
+        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent")
+    if "TimeoutException" in names:
+        return DeadlineExceeded("the service did not answer in time")
+    if "DecodingError" in names:
+        return MalformedReply(f"the answer could not be unpacked{detail}")
+    if "ConnectError" in names:
+        failed = ConnectionFailed(f"no connection could be made{detail}")
+        if "CERTIFICATE_VERIFY_FAILED" in detail:
+            failed.transient = False
+            failed.hint = "The host's certificate is not trusted here; SSL_CERT_FILE names other authorities to trust."
+        return failed
+    if names & {"NetworkError", "RemoteProtocolError", "ProxyError"}:
+        return ConnectionFailed(f"the connection broke before the answer was there{detail}")
+    return None
+
+
+def _detail(error: BaseException) -> str:
+    said = str(error).strip()
+    return f": {said}" if said else ""
+
+
+def http_error(error: Exception) -> ChatError | None:
+    """What the exception of a client that keeps the HTTP response on it amounts to."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if not isinstance(status, int):
+        return None
+    try:
+        body = response.content  # type: ignore[union-attr]
+    except Exception:  # noqa: BLE001 - a body that was never read, or broke on the way: the status still says no
+        body = b""
+    return _refusal.service_error(status, lowered(response.headers), body)  # type: ignore[union-attr]

@@ -1,0 +1,94 @@
+"""Clients that live as long as what they belong to: an event loop, a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+C = TypeVar("C")
+
+
+class PerLoop(Generic[C]):
+    """One async client for each running event loop, closed with its loop.
+
+    An async client belongs to the loop it was first used on: used on a second one, httpx says "Event loop is closed"
+    and openai 3 a bare RuntimeError. A forked child begins anew.
+    """
+
+    def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
+        self._make, self._close = make, close
+        self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[C, Any]] = weakref.WeakKeyDictionary()
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    async def get(self) -> C:
+        """The running loop's client."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._process != os.getpid():
+                self._held = weakref.WeakKeyDictionary()
+                self._process = os.getpid()
+            held = self._held.get(loop)
+        if held is not None:
+            return held[0]
+        client = self._make()
+        # asyncio.run() closes the loop's asynchronous generators at its end, and with this one the client: nothing
+        # else tells a library that its loop is about to go, and a connection left behind would be reported.
+        guard = self._guard(client)
+        await anext(guard)
+        with self._lock:
+            self._held[loop] = (client, guard)
+        return client
+
+    async def _guard(self, client: C) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close(client)
+
+    async def aclose(self) -> None:
+        """Close the running loop's client."""
+        with self._lock:
+            held = self._held.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held[1].aclose()
+
+
+class PerProcess(Generic[C]):
+    """One blocking client, made when it is first needed, and made anew in a forked child."""
+
+    def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
+        self._make, self._close = make, close
+        self._held: C | None = None
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._inherited: list[C] = []
+
+    def get(self) -> C:
+        """This process's client."""
+        if self._process != os.getpid():
+            self._begin_anew()
+        if (held := self._held) is not None:
+            return held
+        with self._lock:
+            if self._held is None:
+                self._held = self._make()
+            return self._held
+
+    def _begin_anew(self) -> None:
+        """This is a forked child. The parent may have held the lock; its client's sockets are the parent's too."""
+        if self._held is not None:
+            self._inherited.append(self._held)  # kept, so that nothing is said on them here
+        self._held, self._process, self._lock = None, os.getpid(), threading.Lock()
+
+    def close(self) -> None:
+        """Close this process's client."""
+        held, self._held = self._held, None
+        if held is not None and self._process == os.getpid():
+            self._close(held)
