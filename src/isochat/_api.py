@@ -224,6 +224,7 @@ def _prepare(  # noqa: PLR0917 - what the two above share
         session = _session(found, connection)
     request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
     session.check(request, backends.carriers)
+    session.warm()
     policy = retry or Retry(attempts=found.attempts)
     return session, request, Tries(policy, found.timeout, renew=session.renew)
 

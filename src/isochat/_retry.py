@@ -73,7 +73,7 @@ class Tries:
 
     def too_late(self) -> DeadlineExceeded:
         """The error for a question whose time is over."""
-        error = DeadlineExceeded(f"no answer within {self._timeout:g} s", timeout=self._timeout)
+        error = DeadlineExceeded("no answer in time", timeout=self._timeout)
         error.attempts = self.attempts
         return error
 
@@ -84,9 +84,13 @@ class Tries:
         self.attempts = (*self.attempts, attempt)
         self._last = error
         error.attempts = self.attempts
-        if seconds is None:
-            raise error
-        return seconds
+        if isinstance(error, DeadlineExceeded):
+            error.timeout = self._timeout  # the attempt knew only what was left
+        if seconds is not None:
+            return seconds
+        if error.transient and self.elapsed() >= self._timeout:
+            raise self.too_late() from error
+        raise error
 
     def _seconds(self, error: ChatError) -> float | None:
         if len(self.attempts) + 1 >= self._retry.attempts:

@@ -37,8 +37,10 @@ class _Reading:
         self.gathering = Gathering()
         self.request_id: str | None = None
         self.first_event: float | None = None
+        self.elapsed: float | None = None
         self.complete = False  # the service has said so
-        self.ended = False
+        self.ended = False  # nothing more will be read
+        self.whole = False  # and all of it had come
         self._agent = False
 
     def take(self, event: Any) -> ChatChunk | None:
@@ -58,9 +60,10 @@ class _Reading:
 
     def end(self) -> None:
         """The events have ended. Raises if the answer has not."""
-        self.ended = True
+        self.stop()
         # An agent's pieces carry no finish reason and may end without `[DONE]`: there the reply's own end must do.
         if self.complete or self.gathering.finished or self._agent:
+            self.whole = True
             return
         if self.gathering.empty:
             raise MalformedReply("the stream ended before it had begun", request_id=self.request_id)
@@ -68,10 +71,19 @@ class _Reading:
 
     def broken(self, error: ChatError | None) -> StreamInterrupted:
         """The error for a stream that had begun and broke."""
-        self.ended = True
+        self.stop()
         said = "it ended without a finish reason" if error is None else error.message
+        return self.interrupted(f"the stream broke in the middle: {said}", error)
+
+    def stop(self) -> None:
+        """Nothing more will be read."""
+        if not self.ended:
+            self.ended, self.elapsed = True, self.tries.elapsed()
+
+    def interrupted(self, message: str, error: ChatError | None = None) -> StreamInterrupted:
+        """The error for a stream that did not come to its end."""
         interrupted = StreamInterrupted(
-            f"the stream broke in the middle: {said}",
+            message,
             partial=self.response(),
             error=error if isinstance(error, ServiceError) else None,
         )
@@ -88,8 +100,14 @@ class _Reading:
             endpoint=self.request.endpoint,
             attempts=self.tries.attempts,
             first_event=self.first_event,
-            elapsed=self.tries.elapsed(),
+            elapsed=self.tries.elapsed() if self.elapsed is None else self.elapsed,
         )
+
+    def answer(self) -> ChatResponse:
+        """The whole answer. Raises if that is not what came."""
+        if not self.whole:
+            raise self.interrupted("the stream was left before its end, so there is no whole answer")
+        return self.response()
 
 
 class ChatStream:
@@ -164,11 +182,14 @@ class ChatStream:
 
     @property
     def response(self) -> ChatResponse:
-        """The whole answer; what is left of the stream is read first."""
+        """The whole answer; what is left of the stream is read first.
+
+        Raises `StreamInterrupted` if the stream broke or was closed before its end; `partial` has what had come.
+        """
         for _ in self:
             pass
         if self._response is None:
-            self._response = self._reading.response()
+            self._response = self._reading.answer()
         return self._response
 
     @property
@@ -178,7 +199,7 @@ class ChatStream:
 
     def close(self) -> None:
         """Stop reading and give the connection back."""
-        self._reading.ended = True
+        self._reading.stop()
         self._first = None
         self._events.close()
 
@@ -271,11 +292,14 @@ class AsyncChatStream:
 
     @property
     def response(self) -> ChatResponse:
-        """The whole answer, once the stream has been read to its end; before that, `await collect()`."""
+        """The whole answer, once the stream has been read to its end; before that, `await collect()`.
+
+        Raises `StreamInterrupted` if the stream broke or was closed before its end; `partial` has what had come.
+        """
         if not self._reading.ended or self._first is not None:
             raise RuntimeError("the stream has not been read to its end: await collect()")
         if self._response is None:
-            self._response = self._reading.response()
+            self._response = self._reading.answer()
         return self._response
 
     @property
@@ -285,7 +309,7 @@ class AsyncChatStream:
 
     async def aclose(self) -> None:
         """Stop reading and give the connection back."""
-        self._reading.ended = True
+        self._reading.stop()
         self._first = None
         await self._events.aclose()
 

@@ -90,12 +90,16 @@ class ChatError(Exception):
         self.endpoint: str | None = None
         self.attempts: tuple[Attempt, ...] = ()
 
-    def __str__(self) -> str:
+    def _place(self) -> list[str]:
         place = [f"endpoint {self.endpoint!r}"] if self.endpoint else []
         if self.backend:
             place.append(f"backend {self.backend!r}")
         if len(self.attempts) > 1:
             place.append(f"{len(self.attempts)} attempts")
+        return place
+
+    def __str__(self) -> str:
+        place = self._place()
         said = f"{self.message} ({', '.join(place)})" if place else self.message
         return f"{said}\n{self.hint}" if self.hint else said
 
@@ -226,6 +230,9 @@ class DeadlineExceeded(ChatError, TimeoutError):
     def __init__(self, message: str, *, timeout: float | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.timeout = timeout
+
+    def _place(self) -> list[str]:
+        return [*([] if self.timeout is None else [f"timeout {self.timeout:g} s"]), *super()._place()]
 
 
 class MalformedReply(ChatError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from abc import ABC, abstractmethod
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat._connection import Connection
@@ -96,6 +97,11 @@ class Backend(ABC):
 
     # ── what the library calls ───────────────────────────────────────────────────────────────────────────────────
 
+    def warm(self) -> None:
+        """Import what takes long to import, where that does no harm: asyncio's callers run it in a worker thread."""
+        for module in self.requires:
+            import_module(module)
+
     @classmethod
     def streams(cls) -> bool:
         """Whether it can stream: derived, not declared."""
@@ -145,7 +151,7 @@ class Backend(ABC):
         except ChatError:
             raise
         except _TooLate as error:
-            raise DeadlineExceeded(f"no answer within {timeout:.3g} s", timeout=timeout) from error
+            raise DeadlineExceeded("no answer in time", timeout=timeout) from error
         except Exception as error:
             ours = self.classify(error)
             if ours is None:

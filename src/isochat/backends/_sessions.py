@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 
+class _Held:
+    """One loop's client, once it is made."""
+
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.guard: AsyncGenerator[None, None] | None = None
+        self.making = asyncio.Lock()
+
+
 class PerLoop(Generic[C]):
     """One async client for each running event loop, closed with its loop.
 
@@ -23,30 +32,32 @@ class PerLoop(Generic[C]):
 
     def __init__(self, make: Callable[[], C], close: Callable[[C], Any]) -> None:
         self._make, self._close = make, close
-        self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[C, Any]] = weakref.WeakKeyDictionary()
+        self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = weakref.WeakKeyDictionary()
         self._process = os.getpid()
         self._lock = threading.Lock()
 
     async def get(self) -> C:
         """The running loop's client."""
+        if self._process != os.getpid():
+            self._held, self._process, self._lock = weakref.WeakKeyDictionary(), os.getpid(), threading.Lock()
         loop = asyncio.get_running_loop()
         with self._lock:
-            if self._process != os.getpid():
-                self._held = weakref.WeakKeyDictionary()
-                self._process = os.getpid()
-            held = self._held.get(loop)
-        if held is not None:
-            return held[0]
-        client = self._make()
-        # asyncio.run() closes the loop's asynchronous generators at its end, and with this one the client: nothing
-        # else tells a library that its loop is about to go, and a connection left behind would be reported.
-        guard = self._guard(client)
-        await anext(guard)
-        with self._lock:
-            self._held[loop] = (client, guard)
+            held = self._held.get(loop) or self._held.setdefault(loop, _Held())
+        if held.guard is None:
+            async with held.making:
+                if held.guard is None:
+                    # In a thread: making one reads the certificates of every authority from disk.
+                    held.client = await asyncio.to_thread(self._make)
+                    held.guard = self._guard(held.client)
+                    await anext(held.guard)
+        client: C = held.client
         return client
 
     async def _guard(self, client: C) -> AsyncGenerator[None, None]:
+        """asyncio.run() closes the loop's asynchronous generators at its end, and with this one the client.
+
+        Nothing else tells a library that its loop is about to go, and a connection left behind would be reported.
+        """
         try:
             yield
         finally:
@@ -56,8 +67,8 @@ class PerLoop(Generic[C]):
         """Close the running loop's client."""
         with self._lock:
             held = self._held.pop(asyncio.get_running_loop(), None)
-        if held is not None:
-            await held[1].aclose()
+        if held is not None and held.guard is not None:
+            await held.guard.aclose()
 
 
 class PerProcess(Generic[C]):

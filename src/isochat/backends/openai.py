@@ -8,6 +8,7 @@ an error event into a chunk without choices, and a truncated stream into a short
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _wire
@@ -127,6 +128,11 @@ class OpenAIBackend(Backend):
     def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
         """Read the event."""
         return _wire.decode_event(event)
+
+    def warm(self) -> None:
+        """The client imports `chat` when it is first touched, which takes as long again as importing the client."""
+        super().warm()
+        import_module("openai.resources.chat.completions")
 
     def close(self) -> None:
         """Close the blocking client, unless it was handed in."""

@@ -34,6 +34,7 @@ class RestBackend(Backend):
 
     name: ClassVar[str] = "rest"
     carries: ClassVar[frozenset[str]] = EVERYTHING
+    requires: ClassVar[tuple[str, ...]] = ("httpx2",)
     client: ClassVar[str] = "none: plain HTTP"
     route: ClassVar[str] = "/serving-endpoints/{name}/invocations"
 

@@ -599,7 +599,8 @@ class BackendTests:
             [*_pieces({"content": "Hel"}, {"content": "lo"}, finish_reason=None, done=False), b'data: {"choi'],
             [*_pieces({"content": "Hello"}, finish_reason=None, done=False),
              b'data: {"error_code": "INTERNAL_ERROR", "message": "Oh."}\n\n'],
-            [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b'data: {"error": {"message": "Oh."}}\n\n'],
+            [*_pieces({"content": "Hello"}, finish_reason=None, done=False),
+             b'data: {"error": {"message": "Oh."}}\n\n'],
             [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b'data: {"error": "Oh."}\n\n'],
             [*_pieces({"content": "Hello"}, finish_reason=None, done=False), b"event: error\ndata: Oh.\n\n"],
         ],
@@ -670,8 +671,12 @@ class BackendTests:
             pytest.skip("it does not stream")
         with query_chat("a b c d e f", endpoint="databricks-gpt-5-1", backend=backend, stream=True) as stream:
             next(stream)
+        with pytest.raises(StreamInterrupted) as left:
+            _ = stream.response
         backend.close()
         _settles(lambda: local.open_connections == 0)
+
+        assert left.value.partial is not None
 
     # ── manners ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -706,12 +711,11 @@ class BackendTests:
         assert len(local.questions) == 50
 
     def test_never_blocks_the_loop(self, backend: Backend) -> None:
-        """Nothing blocking runs on the event loop, once the client is imported."""
+        """Nothing blocking runs on the event loop, not even when the client is made."""
         blockbuster = pytest.importorskip("blockbuster")
 
         async def ask() -> None:
             said: Any = {"endpoint": "databricks-gpt-5-1", "backend": backend}
-            await aquery_chat(QUESTION, **said)
             with blockbuster.blockbuster_ctx():
                 await aquery_chat(QUESTION, **said)
                 if backend.streams():
