@@ -33,14 +33,16 @@ class _Reading:
     """What one attempt at a stream has brought so far. Decides; does not act."""
 
     def __init__(self, backend: Backend, request: ChatRequest, tries: Tries) -> None:
-        self.backend, self.request, self.tries = backend, request, tries
-        self.gathering = Gathering()
+        self.backend: Backend = backend
+        self.request: ChatRequest = request
+        self.tries: Tries = tries
+        self.gathering: Gathering = Gathering()
         self.request_id: str | None = None
         self.first_event: float | None = None
         self.elapsed: float | None = None
-        self.complete = False  # the service has said so
-        self.ended = False  # nothing more will be read
-        self.whole = False  # and all of it had come
+        self.complete: bool = False  # the service has said so
+        self.ended: bool = False  # nothing more will be read
+        self.whole: bool = False  # and all of it had come
         self._agent = False
 
     def take(self, event: Any) -> ChatChunk | None:

@@ -136,7 +136,7 @@ class UnsupportedOption(ChatError, ValueError):
     def __init__(self, message: str, *, option: str, carried_by: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.option = option
-        self.carried_by = tuple(carried_by)
+        self.carried_by: tuple[str, ...] = tuple(carried_by)
 
 
 class BackendNotFound(ChatError, LookupError):
@@ -144,7 +144,7 @@ class BackendNotFound(ChatError, LookupError):
 
     def __init__(self, message: str, *, nearest: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.nearest = tuple(nearest)
+        self.nearest: tuple[str, ...] = tuple(nearest)
 
 
 class BackendNotInstalled(ChatError, ImportError):

@@ -11,12 +11,13 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
 
-from isochat import Connection, EndpointNotFound, InvalidRequest, Retry, ServiceError, aquery_chat, query_chat
+from isochat import Connection, EndpointNotFound, InvalidRequest, aquery_chat, query_chat
 from isochat.backends.rest import RestBackend
-from isochat.local import LocalEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from isochat.local import LocalEndpoint
 
 LLAMA = "databricks-meta-llama-3-3-70b-instruct"
 
@@ -59,16 +60,6 @@ def test_a_quoted_name_arrives_as_one(backend: RestBackend, local: LocalEndpoint
         query_chat("Hi", endpoint="no such?one", backend=backend)
 
     assert "no such?one" in local.received[-1].path or "%3F" in local.received[-1].path
-
-
-def test_a_redirect_is_not_followed(backend: RestBackend, local: LocalEndpoint) -> None:
-    """A token goes to its own host only: a redirect is an error that says where to look."""
-    with LocalEndpoint() as other:
-        local.reply(status=307, body=b"", headers={"location": f"{other.host}/serving-endpoints/{LLAMA}/invocations"})
-        with pytest.raises(ServiceError, match="redirects"):
-            query_chat("Hi", endpoint=LLAMA, backend=backend, retry=Retry(attempts=1))
-
-        assert other.received == []
 
 
 def test_connections_are_used_again(backend: RestBackend, local: LocalEndpoint) -> None:

@@ -71,7 +71,7 @@ def _info(name: str) -> BackendInfo:
     backend = find(name)
     return BackendInfo(
         name=name,
-        client=backend.client,
+        client=backend.drives,
         route=backend.route,
         carries=backend.carries,
         missing=_missing(backend),

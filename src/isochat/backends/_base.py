@@ -39,7 +39,7 @@ class Backend(ABC):
     #: The modules that it needs, looked for without importing them.
     requires: ClassVar[tuple[str, ...]] = ()
     #: The client and the route on the wire, in words, for the table of backends.
-    client: ClassVar[str] = ""
+    drives: ClassVar[str] = ""
     route: ClassVar[str] = ""
 
     connection: Connection | None

@@ -25,6 +25,14 @@ def timeouts(timeout: float) -> tuple[float | None, ...]:
     return (min(_CONNECT, timeout), limit, limit, limit)
 
 
+def directly() -> dict[str, None]:
+    """What is on this machine is reached without a proxy, whatever the environment says: `mounts` of httpx and httpx2.
+
+    A company's proxy would otherwise be asked for the local endpoint, and refuse.
+    """
+    return dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+
+
 def lowered(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers under lower-case names."""
     return {name.lower(): value for name, value in headers.items()}

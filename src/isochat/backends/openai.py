@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _wire
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import aevents, events, finite, lowered, timeouts
+from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError
 from isochat.transports.deadline import keep_deadlines
@@ -67,8 +67,10 @@ class OpenAIBackend(Backend):
     name: ClassVar[str] = "openai"
     carries: ClassVar[frozenset[str]] = EVERYTHING
     requires: ClassVar[tuple[str, ...]] = ("openai",)
-    client: ClassVar[str] = "openai 2 or 3, chat.completions.create"
+    drives: ClassVar[str] = "openai 2 or 3, chat.completions.create"
     route: ClassVar[str] = "/serving-endpoints/chat/completions"
+
+    connection: Connection | None
 
     def __init__(self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None) -> None:
         self._given = client is not None or async_client is not None
@@ -155,14 +157,15 @@ class OpenAIBackend(Backend):
     def _make(self) -> Any:
         import openai
 
-        client = openai.OpenAI(**self._options(openai))
-        keep_deadlines(client._client)  # noqa: SLF001 - the HTTP client has no public name
-        return client
+        http = openai.DefaultHttpxClient(follow_redirects=False, mounts=directly())
+        return openai.OpenAI(http_client=keep_deadlines(http), **self._options(openai))
 
     def _make_async(self) -> Any:
         import openai
 
-        return openai.AsyncOpenAI(**self._options(openai))
+        # Redirects stay unfollowed: a token goes to its own host only.
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, mounts=directly())
+        return openai.AsyncOpenAI(http_client=http, **self._options(openai))
 
     def _options(self, openai: Any) -> dict[str, Any]:
         # What OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS say is for OpenAI, not for this host, and the

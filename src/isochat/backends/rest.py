@@ -9,7 +9,7 @@ from urllib.parse import quote
 from isochat import _wire
 from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import aevents, events, finite, lowered, timeouts
+from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.transports.deadline import keep_deadlines
 
@@ -35,7 +35,7 @@ class RestBackend(Backend):
     name: ClassVar[str] = "rest"
     carries: ClassVar[frozenset[str]] = EVERYTHING
     requires: ClassVar[tuple[str, ...]] = ("httpx2",)
-    client: ClassVar[str] = "none: plain HTTP"
+    drives: ClassVar[str] = "none: plain HTTP"
     route: ClassVar[str] = "/serving-endpoints/{name}/invocations"
 
     connection: Connection
@@ -120,7 +120,7 @@ def _options(httpx2: Any) -> dict[str, Any]:
     # Redirects stay unfollowed: a token goes to its own host only. A pool without an upper bound: how many questions
     # are asked at once is the caller's to say, and a question that waits for a connection uses up its own deadline.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    return {"follow_redirects": False, "limits": limits}
+    return {"follow_redirects": False, "limits": limits, "mounts": directly()}
 
 
 def _reply(response: Any) -> _wire.Reply:

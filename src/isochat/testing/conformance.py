@@ -247,7 +247,8 @@ class Ask:
     """Asks in one of the four modes, and gives the whole answer whichever it is."""
 
     def __init__(self, mode: str, backend: Backend) -> None:
-        self.mode, self.backend = mode, backend
+        self.mode: str = mode
+        self.backend: Backend = backend
         self.chunks: list[ChatChunk] = []
 
     @property
@@ -491,6 +492,23 @@ class BackendTests:
 
         assert says in malformed.value.message
         assert len(local.questions) == 1
+
+    def test_a_redirect_is_not_followed(self, ask: Ask, local: LocalEndpoint) -> None:
+        """A token goes to its own host only: a redirect is an error that says so."""
+        with LocalEndpoint() as other:
+            local.reply(status=307, body=b"", headers={"location": f"{other.host}/serving-endpoints/chat/completions"})
+            with pytest.raises(ServiceError, match="redirects"):
+                ask()
+
+            assert other.received == []
+
+    def test_this_machine_needs_no_proxy(self, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Loopback is reached directly, whatever proxy the environment names."""
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        ask.backend.close()
+
+        assert ask(endpoint="databricks-gpt-5-1").text == QUESTION
 
     def test_nobody_there(self, ask: Ask, local: LocalEndpoint) -> None:
         """A refused connection is a `ConnectionFailed`, which is a `ConnectionError`."""
