@@ -1,0 +1,116 @@
+"""The thread a local endpoint runs in, from listening to the last closed connection."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isochat.local._server import Service
+
+__all__ = ["Running"]
+
+
+class Running:
+    """A server in its thread, from start to stop."""
+
+    def __init__(self, service: Callable[[], Service], bind: str, port: int) -> None:
+        if importlib.util.find_spec("aiohttp") is None:
+            msg = "the local endpoint needs aiohttp: pip install 'isochat[local]'"
+            raise ImportError(msg)
+        self._make_service = service
+        self._socket = _listening(bind, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._transports: set[asyncio.Transport] = set()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=f"isochat-local-{self.port}", daemon=True)
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._transports)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.wait()
+        if self._failed is not None:
+            self._thread.join()
+            raise self._failed
+
+    def stop(self) -> None:
+        if os.getpid() != self._pid:  # a forked child has the socket but not the thread
+            self._socket.close()
+            return
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            # Importing aiohttp reads files, which an event loop should not do: so before there is one.
+            asyncio.run(self._main(_counting(self._transports), self._make_service()))
+        except BaseException as why:  # noqa: BLE001 - handed to who started it
+            self._failed = why
+        finally:
+            self._socket.close()
+            self._ready.set()
+
+    async def _main(self, counted: Any, service: Service) -> None:
+        transports = self._transports
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = counted(service.handle, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
+        listening = await self._loop.create_server(server, sock=self._socket)
+        self._ready.set()
+        try:
+            await self._stop.wait()
+        finally:
+            listening.close()
+            for transport in list(transports):  # the loss of its connection cancels a handler, however long it stalls
+                transport.abort()
+            for _ in range(100):  # each turn lets a transport's connection_lost run
+                if not transports:
+                    break
+                await asyncio.sleep(0)
+            await server.shutdown(1.0)
+            if service.upstream is not None:
+                await service.upstream.close()
+
+
+def _counting(transports: set[asyncio.Transport]) -> Any:
+    """aiohttp's server, keeping in `transports` exactly the connections that are open."""
+    from aiohttp import web  # only a server needs it
+
+    class Counting(web.Server):  # type: ignore[misc,type-arg,unused-ignore]
+        def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+            transports.add(transport)
+            super().connection_made(handler, transport)
+
+        def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+            transports.difference_update([t for t in transports if t.is_closing()])
+            super().connection_lost(handler, exc)
+
+    return Counting
+
+
+def _listening(bind: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((bind, port))
+        sock.listen(256)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
