@@ -5,11 +5,10 @@ Nothing is fetched: names of other projects are not linked (see `nitpick_ignore_
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from typing import TYPE_CHECKING, Any
 
-from isochat import backends
+from isochat import __version__, backends
 from isochat.backends._base import EVERYTHING
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 project = "isochat"
 author = "the isochat authors"
 project_copyright = author
-release = version = importlib.metadata.version("isochat")
+release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
