@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from isochat import _config, backends
-from isochat._connection import connect
+from isochat._connection import Connection, connect
 from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
     from typing import Unpack
 
-    from isochat._connection import Connection
     from isochat._request import ChatOptions
     from isochat._types import ChatRequest, ChatResponse
 
@@ -212,10 +211,17 @@ def _prepare(  # noqa: PLR0917 - what the two above share
     options: Mapping[str, Any],
 ) -> tuple[Backend, ChatRequest, Tries]:
     """Everything before the first byte: the session, the question in its common form, and its time."""
+    given = {"backend": (backend, str | Backend), "connection": (connection, Connection), "retry": (retry, Retry)}
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest(f"a value of type {type(value).__name__} is none", path=name)
+    own = asked["host"] is not None or asked["token"] is not None
+    if connection is not None and own:
+        raise InvalidRequest("a Connection is a host and a login already; leave out host and token", path="connection")
     named = backend if isinstance(backend, str) else None
     found = _config.settings({**asked, "backend": named})
     if isinstance(backend, Backend):
-        if connection is not None or asked["host"] is not None or asked["token"] is not None:
+        if connection is not None or own:
             raise InvalidRequest(
                 "a Backend holds its own connection; leave out connection, host and token", path="backend"
             )

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from isochat._types import ChatChunk, ChunkChoice, Delta, Part, ToolCallDelta
 
 
+_DEEPEST = 50  # beyond any object that comes in pieces; the latest stands
+
+
 class Gathering:
     """What has arrived so far."""
 
@@ -36,9 +39,11 @@ class Gathering:
         self._model: str | None = None
         self._created: float | None = None
         self._extra: dict[str, Any] = {}
+        self._agent = False
 
     def add(self, chunk: ChatChunk) -> None:
         """Take one more piece."""
+        self._agent = self._agent or _is_agents(chunk.raw)
         # The first that says something: Azure's first chunk has empty names, and they are constant afterwards.
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model
@@ -54,7 +59,15 @@ class Gathering:
     @property
     def finished(self) -> bool:
         """Whether every choice that has begun has said why it ended."""
-        return bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
+        return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here.
+
+        An agent's pieces carry no finish reason and may end without `[DONE]`: there the reply's own end must do.
+        """
+        return self.finished or (self._agent and bool(self._choices))
 
     @property
     def empty(self) -> bool:
@@ -75,6 +88,11 @@ class Gathering:
             created=self._created,
             extra=dict(self._extra),
         )
+
+
+def _is_agents(raw: Any) -> bool:
+    """Whether a chunk came from an agent: its message, or a piece of it, without choices."""
+    return isinstance(raw, dict) and "choices" not in raw and bool(raw.keys() & {"delta", "messages", "predictions"})
 
 
 @dataclass(slots=True)
@@ -100,8 +118,9 @@ class _Choice:
             self.refusal, self.reasoning, self.message_extra = None, None, {}
         self.role = self.role or delta.role
         self._add_content(delta.content)
+        before = len(self.calls)
         for piece in delta.tool_calls:
-            self._add_call(piece)
+            self._add_call(piece, before)
         if delta.refusal is not None:
             self.refusal = [*(self.refusal or ()), delta.refusal]
         if delta.reasoning_content is not None:
@@ -116,9 +135,11 @@ class _Choice:
             _merge(self.extra, choice.extra)
 
     def _begins_message(self, delta: Delta) -> bool:
-        """An agent's stream holds several messages, told apart by the `id` in their deltas."""
+        """An agent's stream holds several messages, told apart by their deltas' `id`, or where there is none, role."""
         before, now = self.message_extra.get("id"), delta.extra.get("id")
-        return isinstance(before, str) and isinstance(now, str) and before != now
+        if isinstance(before, str) and isinstance(now, str):
+            return before != now
+        return self.role is not None and delta.role is not None and self.role != delta.role
 
     def _add_content(self, content: str | tuple[Part, ...] | None) -> None:
         if content is None:
@@ -133,11 +154,13 @@ class _Choice:
         if self.parts is None:
             begun = "".join(self.text)
             self.parts = [Text(begun)] if begun else []
-        for part in content:
+        # Only the first can go on where the last delta stopped; what came apart in one list is apart.
+        for part in content[:1]:
             _append(self.parts, part)
+        self.parts.extend(content[1:])
 
-    def _add_call(self, piece: ToolCallDelta) -> None:
-        call = self._call_of(piece)
+    def _add_call(self, piece: ToolCallDelta, before: int) -> None:
+        call = self._call_of(piece, before)
         if call is None:
             self.calls.append(_Call(index=piece.index, id=piece.id))
             call = self.calls[-1]
@@ -149,10 +172,14 @@ class _Choice:
         if piece.extra:
             _merge(call.extra, piece.extra)
 
-    def _call_of(self, piece: ToolCallDelta) -> _Call | None:
-        """The call that a piece belongs to: by index, unless a new id stands under it; else by id; else the last."""
+    def _call_of(self, piece: ToolCallDelta, before: int) -> _Call | None:
+        """The call that a piece belongs to: by index, unless a new id stands under it; else by id; else the last.
+
+        Without an index, the pieces of one delta are calls of their own: Gemini's ids are the functions' names, so
+        that two calls of one function have the same.
+        """
         if piece.index is None and piece.id:
-            return next((call for call in self.calls if call.id == piece.id), None)
+            return next((call for call in self.calls[:before] if call.id == piece.id), None)
         same = [call for call in self.calls if piece.index is None or call.index == piece.index]
         if not same:
             return None
@@ -165,16 +192,19 @@ class _Choice:
             content = tuple(self.parts)
         elif self.spoke:
             content = "".join(self.text)
+        extra = dict(self.message_extra)
+        named = {name: extra.pop(name) for name in ("name", "tool_call_id") if isinstance(extra.get(name), str)}
         return Message(
             role=self.role,
             content=content,
             tool_calls=tuple(
-                ToolCall(call.id, call.name, "".join(call.arguments), call.type or "function", call.extra)
+                ToolCall(call.id, call.name, "".join(call.arguments), call.type or "function", dict(call.extra))
                 for call in self.calls
             ),
             refusal=None if self.refusal is None else "".join(self.refusal),
             reasoning_content=None if self.reasoning is None else "".join(self.reasoning),
-            extra=dict(self.message_extra),
+            extra=extra,
+            **named,
         )
 
     def _messages(self) -> list[Message]:
@@ -219,7 +249,7 @@ def _goes_on(last: Reasoning, piece: Reasoning) -> bool:
     """A signature closes a block of reasoning, and encrypted reasoning is a block by itself."""
     if last.encrypted is not None or piece.encrypted is not None:
         return False
-    return last.signature is None or not piece.text
+    return last.signature is None
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -251,14 +281,16 @@ def _last(before: int | None, now: int | None) -> int | None:
 def _more_logprobs(before: Logprobs | None, now: Logprobs | None) -> Logprobs | None:
     if before is None or now is None:
         return before if now is None else now
-    return Logprobs(
-        content=(before.content or ()) + (now.content or ()) if before.content or now.content else None,
-        refusal=(before.refusal or ()) + (now.refusal or ()) if before.refusal or now.refusal else None,
-        extra={**before.extra, **now.extra},
-    )
+    extra = dict(before.extra)
+    _merge(extra, now.extra)
+    return Logprobs(_joined(before.content, now.content), _joined(before.refusal, now.refusal), extra)
 
 
-def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = False) -> None:
+def _joined(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    return before if now is None else (before or ()) + now
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = False, depth: int = 0) -> None:
     """Fold one chunk's other fields into what came before: lists grow, objects fold, else the latest stands.
 
     `spoken` is sound: OpenAI streams its base64 and its transcript in stretches.
@@ -267,9 +299,9 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = Fals
         before = into.get(name)
         if isinstance(before, list) and isinstance(value, list):
             into[name] = before + value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and depth < _DEEPEST:
             inner = dict(before) if isinstance(before, dict) else {}
-            _merge(inner, value, spoken=name == "audio")
+            _merge(inner, value, spoken=name == "audio", depth=depth + 1)
             into[name] = inner
         elif spoken and name in ("data", "transcript") and isinstance(before, str) and isinstance(value, str):
             into[name] = before + value

@@ -75,10 +75,11 @@ _FILTERED = re.compile(
     r"content_?filter|content management policy|guardrail_triggered|ResponsibleAIPolicyViolation", re.IGNORECASE
 )
 _BAD_TOKEN = re.compile(r"invalid access token|credential was not sent|token (is|has) expired", re.IGNORECASE)
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,500})", re.IGNORECASE)
 _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
-_LONGEST = 2000
+_LONGEST = 2000  # characters of a message
+_HEAD = 20_000  # how far into a web page its title is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def service_error(status: int | None, headers: Mapping[str, str], body: Any) -> 
     """
     read = _read(body)
     complaint = _complaint(read)
-    message = complaint.message or _plain(status, read)
+    message = _shortened(complaint.message or _plain(status, read))
     code = complaint.code
     kind = _kind(status, code, f"{complaint.within} {message}", filtered=complaint.filtered)
     return kind(
@@ -160,6 +161,8 @@ def _complaint(body: Any, depth: int = 3) -> _Complaint:
     """What the body complains of; its message may be JSON text that holds the real one, a few levels down."""
     if isinstance(body, str):
         return _Complaint(_text(body)) if body.strip() else _Complaint()
+    if isinstance(body, list) and len(body) == 1:  # Google's: a list of one error
+        return _complaint(body[0], depth - 1) if depth else _Complaint()
     if not isinstance(body, dict):
         return _Complaint(_text(str(body))) if body else _Complaint()
     outer = _fields(body)
@@ -251,12 +254,15 @@ def _code(value: object) -> str | None:
 
 
 def _text(said: str) -> str:
-    """Words fit for an error message: a web page's title, no control characters, and an end."""
+    """Words fit for an error message: a web page's title, and no control characters."""
     if _PAGE.match(said):
-        title = _TITLE.search(said)
+        title = _TITLE.search(said[:_HEAD])
         said = f"a web page titled {unescape(title.group(1)).strip()!r}" if title else "a web page"
-    said = _CONTROL.sub(" ", said).strip()
-    return said if len(said) <= _LONGEST else said[:_LONGEST] + "…"
+    return _CONTROL.sub(" ", said).strip()
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _LONGEST else message[:_LONGEST] + "…"
 
 
 def _plain(status: int | None, read: Any) -> str:

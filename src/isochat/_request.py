@@ -6,8 +6,10 @@ Messages are recognised by their shape, so no client is imported to know its cla
 from __future__ import annotations
 
 import difflib
+import enum
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
@@ -19,6 +21,7 @@ from isochat.errors import InvalidRequest, MalformedReply
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MOST_MESSAGES = 100_000  # an endless iterator must end in an error, not in a full memory
+_LONGEST_WORD = 20
 _DEEPEST = 200  # JSON nested further than any schema; beyond it lie cycles
 
 
@@ -109,7 +112,7 @@ def _conversation(messages: Any) -> tuple[Message, ...]:
     if callable(getattr(messages, "to_messages", None)) and not isinstance(messages, type):
         messages = messages.to_messages()  # a LangChain prompt value
     if _is_one(messages):
-        return (_message(messages, "messages"),)
+        return (_message(messages, "messages[0]"),)
     if not isinstance(messages, Iterable) or isinstance(messages, bytes | bytearray | type):
         raise InvalidRequest(f"expected text, a message or a list of messages, got {_kind(messages)}", path="messages")
     several = tuple(itertools.islice(messages, _MOST_MESSAGES + 1))
@@ -127,9 +130,9 @@ def _is_one(item: Any) -> bool:
 def _message(item: Any, path: str) -> Message:
     match item:
         case Message():
-            return _checked(item, path)
+            return _of_ours(item, path)
         case ChatResponse():
-            return _checked(item.message, path)
+            return _of_ours(item.message, path)
         case Mapping():
             return _from_mapping(item, path)
         case (str() as role, content):  # the pair that LangChain users write
@@ -150,36 +153,25 @@ def _message(item: Any, path: str) -> Message:
     raise InvalidRequest(f"expected a message, got {_kind(item)}", path=path)
 
 
-def _checked(message: Message, path: str) -> Message:
-    """A message of ours, made by hand or taken from an answer: as careful with it as with any other."""
+def _of_ours(message: Message, path: str) -> Message:
+    """A message of ours, made by hand or taken from an answer: as careful with it as with any other.
+
+    An answer whose role the service did not say is still an answer.
+    """
     said = {name: value for name, value in message.to_dict().items() if value is not None}
-    _from_mapping({**said, "role": message.role or "assistant"}, path)
-    if message.role is None:  # an answer whose role the service did not say is still an answer
-        return Message("assistant", *_fields_after_role(message))
-    return message
-
-
-def _fields_after_role(message: Message) -> tuple[Any, ...]:
-    return (
-        message.content,
-        message.tool_calls,
-        message.tool_call_id,
-        message.name,
-        message.refusal,
-        message.reasoning_content,
-        message.extra,
-    )
+    return _from_mapping({**said, "role": message.role or "assistant"}, path)
 
 
 def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
     plain = json_value(said, path)
     role = plain.get("role")
-    role = getattr(role, "value", role)
     if not isinstance(role, str) or role not in ROLES:
+        # A role is a word; anything longer stands there by mistake and may be the question itself.
+        shown = repr(role) if isinstance(role, str) and len(role) <= _LONGEST_WORD else _kind(role)
         near = difflib.get_close_matches(str(role), ROLES, n=1)
         meant = {"human": "user", "ai": "assistant"}.get(str(role), near[0] if near else None)
         raise InvalidRequest(
-            "missing" if role is None else f"{role!r} is none of {', '.join(ROLES)}",
+            "missing" if role is None else f"{shown} is none of {', '.join(ROLES)}",
             path=f"{path}.role",
             hint=f"Did you mean {meant!r}?" if meant else None,
         )
@@ -202,7 +194,7 @@ def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
         if plain.get(name) is not None and not isinstance(plain[name], str):
             raise InvalidRequest(f"expected text, got {_kind(plain[name])}", path=f"{path}.{name}")
     try:
-        return _wire.decode_message(plain, path)
+        return _wire.decode_message(plain, path, sent=False)
     except MalformedReply as error:
         raise InvalidRequest(error.message.removeprefix(f"{error.path}: "), path=error.path) from None
 
@@ -316,13 +308,13 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, OPTIONS, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
+            hint = _ELSEWHERE.get(name) or (f"Did you mean {near[0]!r}? " if near else "")
             raise InvalidRequest("no such option", path=name, hint=f"{hint}What it lacks goes into extra_body={{…}}.")
     plain = {name: json_value(value, name) for name, value in options.items() if value is not None}
     try:
         said: dict[str, Any] = dict(msgspec.convert(plain, ChatOptions))
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
+        what, _, where = _in_words(str(error)).partition(" - at `$")
         path = where.strip("`").removeprefix(".") or None
         raise InvalidRequest(what[:1].lower() + what[1:], path=path) from None
     for name in _AT_LEAST_ONE:
@@ -331,6 +323,32 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     for place, tool in enumerate(said.get("tools", ())):
         _check_tool(tool, f"tools[{place}]")
     return said
+
+
+# What everybody tries first, and where it goes.
+_ELSEWHERE = {
+    "system": 'A system prompt is a message: {"role": "system", "content": …}. ',
+    "model": "The model is named with endpoint=…. ",
+}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "True or False",
+    "array": "a list",
+    "object": "a dictionary",
+    "null": "None",
+}
+
+
+def _in_words(said: str) -> str:
+    """msgspec's message with Python's words for JSON's types: "Expected `int | null`, got `float`"."""
+
+    def words(found: re.Match[str]) -> str:
+        kinds = [kind for kind in found[1].split(" | ") if kind != "null"] or ["null"]
+        return " or ".join(_WORDS.get(kind, f"`{kind}`") for kind in kinds)
+
+    return re.sub(r"`([a-z |]+)`", words, said)
 
 
 def _check_tool(tool: dict[str, Any], path: str) -> None:
@@ -386,7 +404,9 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _clean_text(str.__str__(value) if type(value) is not str else value, path)
+        return _clean_text(value, path)
+    if isinstance(value, enum.Enum):
+        return json_value(value.value, path, depth + 1)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -418,7 +438,9 @@ def _json_object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, A
 
 
 def _clean_text(text: str, path: str) -> str:
-    """Text that can be written as UTF-8: a lone half of a surrogate pair cannot."""
+    """Plain text that can be written as UTF-8: a lone half of a surrogate pair cannot."""
+    if type(text) is not str:
+        text = str.__str__(text)  # of somebody's own class, which may say anything when asked in other ways
     if text.isascii():
         return text
     try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+_LONGEST_SLEEP = 86_400.0 * 365  # what is more is a mistake, and more than time.sleep can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Tries:
             return None
         asked = getattr(error, "retry_after", None)
         seconds = self._own_wait() if asked is None else asked
-        return seconds if self.elapsed() + seconds < self._timeout else None
+        return seconds if self.elapsed() + seconds < min(self._timeout, _LONGEST_SLEEP) else None
 
     def _own_wait(self) -> float:
         doubled = self._retry.first_wait * 2.0 ** min(len(self.attempts), 62)
@@ -116,8 +117,9 @@ class Tries:
 def ask(send: Callable[[float], T], tries: Tries) -> T:
     """Send until there is an answer or no point in trying."""
     while True:
+        left = tries.left()
         try:
-            return send(tries.left())
+            return send(left)
         except ChatError as error:
             time.sleep(tries.wait(error))
 
@@ -125,7 +127,8 @@ def ask(send: Callable[[float], T], tries: Tries) -> T:
 async def aask(send: Callable[[float], Awaitable[T]], tries: Tries) -> T:
     """`ask`, awaited."""
     while True:
+        left = tries.left()
         try:
-            return await send(tries.left())
+            return await send(left)
         except ChatError as error:
             await asyncio.sleep(tries.wait(error))

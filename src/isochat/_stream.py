@@ -13,7 +13,7 @@ from isochat import _wire
 from isochat._gather import Gathering
 from isochat._retry import Tries, aask, ask
 from isochat._types import ChatChunk, ChatResponse
-from isochat.errors import ChatError, MalformedReply, ServiceError, StreamInterrupted
+from isochat.errors import Attempt, ChatError, MalformedReply, ServiceError, StreamInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -43,28 +43,29 @@ class _Reading:
         self.complete: bool = False  # the service has said so
         self.ended: bool = False  # nothing more will be read
         self.whole: bool = False  # and all of it had come
-        self._agent = False
 
     def take(self, event: Any) -> ChatChunk | None:
         """Read an event; give the chunk that it is, if it is one."""
         if isinstance(event, _wire.Head):
             self.request_id = event.request_id
-        said = self.backend.decode_event(event)
+        try:
+            said = self.backend.decode_event(event)
+        except (ServiceError, MalformedReply) as error:
+            error.request_id = error.request_id or self.request_id  # an event does not know the reply it came in
+            raise
         if isinstance(event, _wire.Reply) or said is _wire.Done.DONE:
             self.complete = True
         if not isinstance(said, ChatChunk):
             return None
         if self.first_event is None:
             self.first_event = self.tries.elapsed()
-        self._agent = self._agent or (isinstance(said.raw, dict) and "delta" in said.raw)
         self.gathering.add(said)
         return said
 
     def end(self) -> None:
         """The events have ended. Raises if the answer has not."""
         self.stop()
-        # An agent's pieces carry no finish reason and may end without `[DONE]`: there the reply's own end must do.
-        if self.complete or self.gathering.finished or self._agent:
+        if self.complete or self.gathering.complete:
             self.whole = True
             return
         if self.gathering.empty:
@@ -90,7 +91,8 @@ class _Reading:
             error=error if isinstance(error, ServiceError) else None,
         )
         interrupted.backend, interrupted.endpoint = self.backend.name, self.request.endpoint
-        interrupted.attempts = self.tries.attempts
+        failed = type(error or interrupted).__name__
+        interrupted.attempts = (*self.tries.attempts, Attempt(failed, getattr(error, "status", None), 0.0))
         return interrupted
 
     def response(self) -> ChatResponse:
@@ -193,6 +195,10 @@ class ChatStream:
         if self._response is None:
             self._response = self._reading.answer()
         return self._response
+
+    def collect(self) -> ChatResponse:
+        """`response`, in the word that `AsyncChatStream` has for it."""
+        return self.response
 
     @property
     def partial(self) -> ChatResponse:

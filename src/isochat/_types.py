@@ -133,7 +133,7 @@ class ToolCall:
         """
         try:
             value = msgspec.json.decode(self.arguments) if self.arguments.strip() else {}
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise MalformedReply(
                 f"the model's arguments for {self.name!r} are not JSON: {error}", body=self.arguments
             ) from error
@@ -221,8 +221,9 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as an OpenAI `usage` object."""
-        found = {name: getattr(self, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-        return {**found, **self.extra}
+        from isochat._wire import usage_to_json
+
+        return usage_to_json(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,7 @@ class ChatResponse:
     def __repr__(self) -> str:
         said: list[str] = [repr(shorten(self.text))]
         if self.tool_calls:
-            said.append(f"tool_calls=[{', '.join(call.name for call in self.tool_calls)}]")
+            said.append(f"tool_calls=[{shorten(', '.join(call.name for call in self.tool_calls[:20]))}]")
         if self.reasoning:
             said.append(f"reasoning={shorten(self.reasoning, 24)!r}")
         said.append(f"finish_reason={self.finish_reason!r}")
@@ -340,7 +341,7 @@ class ChatResponse:
             said.append(f"choices={len(self.choices)}")
         if self.usage is not None:
             said.append(f"tokens={self.usage.prompt_tokens}+{self.usage.completion_tokens}")
-        said.append(f"model={self.model!r}")
+        said.append(f"model={None if self.model is None else shorten(self.model)!r}")
         return f"{type(self).__name__}({', '.join(said)})"
 
 

@@ -8,6 +8,7 @@ the path. Nothing that was sent is dropped: what has no field of its own stands 
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from isochat._types import (
     Video,
     number,
 )
-from isochat.errors import InvalidRequest, MalformedReply
+from isochat.errors import InvalidRequest, MalformedReply, ServiceError, StreamInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from isochat._types import ChatRequest
 
 OK = 200
+_NO_EVENT = (b"{", b"[", b"<")  # no field of an event begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,11 @@ class Reply:
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether the body is a stream of events, by its type or, where that is wrong, by its look."""
-        if _says_stream(self.headers):
+        """Whether the body is a stream of events, by its look or, where that says nothing, by its type."""
+        start = self.body[:64].lstrip()
+        if start.startswith((b"data:", b"event:")):
             return True
-        return self.body.lstrip().startswith((b"data:", b"event:"))
+        return _says_stream(self.headers) and not start.startswith(_NO_EVENT)
 
 
 # ── questions: values → JSON ─────────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +103,7 @@ def request_to_json(request: ChatRequest) -> dict[str, Any]:
     if request.stream:
         body["stream"] = True
     body.update(request.extra_body)
-    return body
+    return _fresh_object(body)
 
 
 def to_bytes(body: Any) -> bytes:
@@ -109,6 +112,17 @@ def to_bytes(body: Any) -> bytes:
         return msgspec.json.encode(body)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"the question cannot be written as JSON: {error}") from error
+
+
+def _fresh_object(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of JSON values all the way down: clients change what they are given (databricks-openai deletes keys)."""
+    return {name: _fresh(item) for name, item in value.items()}
+
+
+def _fresh(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _fresh_object(value)
+    return [_fresh(item) for item in value] if isinstance(value, list) else value
 
 
 def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
@@ -122,15 +136,12 @@ def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
     if message.name is not None and (whole or message.role != "tool"):
         # A tool's result is named by the call it answers; the service refuses the name that frameworks put beside it.
         said["name"] = message.name
+    extra = message.extra
     if whole:
-        if message.refusal is not None:
-            said["refusal"] = message.refusal
-        if message.reasoning_content is not None:
-            said["reasoning_content"] = message.reasoning_content
-        return {**message.extra, **said}
-    if message.role != "assistant":
-        return {**message.extra, **said}
-    return {**{name: value for name, value in message.extra.items() if name not in ANSWER_ONLY}, **said}
+        said |= _said(refusal=message.refusal, reasoning_content=message.reasoning_content)
+    elif message.role == "assistant":
+        extra = {name: value for name, value in extra.items() if name not in ANSWER_ONLY}
+    return _beside(extra, said)
 
 
 def _content_to_json(message: Message, *, whole: bool) -> Any:
@@ -140,6 +151,8 @@ def _content_to_json(message: Message, *, whole: bool) -> Any:
         if not whole and message.role == "assistant" and len(content) > 1:
             # Claude sends empty text beside a tool call or reasoning and refuses it when it comes back.
             parts = tuple(part for part in content if part != Text("")) or content
+        if not whole and message.tool_calls and set(parts) == {Text("")}:
+            return None
         return [part_to_json(part) for part in parts]
     if content == "" and message.tool_calls and not whole:
         # The same for plain text (databricks-ai-bridge#333, tidyverse/ellmer#932): an empty string says nothing.
@@ -168,6 +181,8 @@ def part_to_json(part: Part) -> Any:
             return {"type": "refusal", "refusal": refusal, **extra}
         case Unknown(raw):
             return raw
+        case _:  # a part as the caller wrote it, inside a Message made by hand
+            return part
 
 
 def _reasoning_to_json(part: Reasoning) -> dict[str, Any]:
@@ -180,56 +195,85 @@ def _reasoning_to_json(part: Reasoning) -> dict[str, Any]:
 
 
 def call_to_json(call: ToolCall, *, whole: bool = True) -> dict[str, Any]:
-    extra = call.extra if whole else {name: value for name, value in call.extra.items() if name in _ECHOED}
+    extra = dict(call.extra) if whole else {name: value for name, value in call.extra.items() if name in _ECHOED}
     if call.type == "custom":
-        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}, **extra}
-    # Claude's call of a tool without parameters has empty arguments; every other reader wants an object.
-    arguments = call.arguments if whole else call.arguments or "{}"
-    return {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": arguments}, **extra}
+        inner, said = "custom", {"name": call.name, "input": call.arguments}
+    else:
+        # Claude's call of a tool without parameters has empty arguments; every other reader wants an object.
+        inner, said = "function", {"name": call.name, "arguments": call.arguments if whole else call.arguments or "{}"}
+    more = extra.pop(inner, None)  # what stood beside the name
+    return {"id": call.id, "type": call.type, inner: {**more, **said} if isinstance(more, dict) else said, **extra}
 
 
 def response_to_json(response: ChatResponse) -> dict[str, Any]:
     """An answer as an OpenAI `chat.completion`."""
-    return {
-        **response.extra,
+    said = {
         "id": response.id,
         "object": "chat.completion",
         "created": response.created,
         "model": response.model,
-        "choices": [
-            {
-                **choice.extra,
-                "index": choice.index,
-                "message": _answer_to_json(choice.message),
-                "finish_reason": choice.finish_reason,
-                "logprobs": _logprobs_to_json(choice.logprobs),
-            }
-            for choice in response.choices
-        ],
-        "usage": response.usage.to_dict() if response.usage is not None else None,
+        "choices": [_choice_to_json(choice) for choice in response.choices],
+        "usage": usage_to_json(response.usage) if response.usage is not None else None,
     }
+    return _fresh_object(_beside(response.extra, said))
+
+
+def _choice_to_json(choice: Choice) -> dict[str, Any]:
+    said = {
+        "index": choice.index,
+        "message": _answer_to_json(choice.message),
+        "finish_reason": choice.finish_reason,
+        "logprobs": _logprobs_to_json(choice.logprobs),
+    }
+    return _beside(choice.extra, said)
+
+
+def usage_to_json(usage: Usage) -> dict[str, Any]:
+    """A report as an OpenAI `usage` object, with every count in it whoever made it."""
+    said: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    whole = _fresh_object(_beside(usage.extra, said))
+    found = decode_usage(whole)
+    for details, name, count, known in (
+        ("prompt_tokens_details", "cached_tokens", usage.cached_tokens, found.cached_tokens),
+        ("completion_tokens_details", "reasoning_tokens", usage.reasoning_tokens, found.reasoning_tokens),
+    ):
+        if count is not None and known is None:
+            whole[details] = {**(whole.get(details) or {}), name: count}
+    if usage.cache_creation_tokens is not None and found.cache_creation_tokens is None:
+        whole["cache_creation_input_tokens"] = usage.cache_creation_tokens
+    return whole
+
+
+def _beside(extra: Mapping[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """What has fields of its own and what has none, as one object. A null hides nothing that stands there instead."""
+    return {**said, **extra, **_said(**said)}
 
 
 def _answer_to_json(message: Message) -> dict[str, Any]:
     said = message_to_json(message, whole=True)
     if isinstance(message.content, tuple):
-        said["content_parts"] = said["content"]
+        if message.content:
+            said["content_parts"] = said["content"]
         said["content"] = message.text if any(isinstance(part, Text) for part in message.content) else None
     if (reasoning := message.reasoning) is not None:
         said["reasoning_content"] = reasoning
     said.setdefault("refusal", None)
-    said["role"] = message.role or "assistant"
+    said["role"] = said.get("role") or "assistant"
     return said
 
 
 def _logprobs_to_json(logprobs: Logprobs | None) -> dict[str, Any] | None:
     if logprobs is None:
         return None
-    return {
-        **logprobs.extra,
+    said = {
         "content": None if logprobs.content is None else [_token_to_json(token) for token in logprobs.content],
         "refusal": None if logprobs.refusal is None else [_token_to_json(token) for token in logprobs.refusal],
     }
+    return _beside(logprobs.extra, said)
 
 
 def _token_to_json(token: TokenLogprob) -> dict[str, Any]:
@@ -257,12 +301,7 @@ def decode_reply(reply: Reply) -> ChatResponse:
         raise _refusal.service_error(reply.status, reply.headers, reply.body)
     raw = reply.raw if reply.raw is not None else reply.body
     if reply.is_event_stream:
-        # Asked for the whole, given pieces: nothing says that a custom endpoint heeds `stream`.
-        gathering = Gathering()
-        for event in _sse.events_in(reply.body):
-            if isinstance(chunk := decode_event(event), ChatChunk):
-                gathering.add(chunk)
-        return replace(gathering.response(), request_id=reply.request_id, raw=raw)
+        return replace(_collected(reply), request_id=reply.request_id, raw=raw)
     value = read_json(reply.body, reply)
     if _refusal.complains(value) and not (isinstance(value, dict) and value.get("choices")):
         raise _refusal.service_error(reply.status, reply.headers, value)
@@ -275,10 +314,46 @@ def decode_reply(reply: Reply) -> ChatResponse:
         ) from None
 
 
+def _collected(reply: Reply) -> ChatResponse:
+    """The answer in a stream that was not asked for: nothing says that a custom endpoint heeds `stream`."""
+    gathering, complete = Gathering(), False
+    try:
+        for event in _sse.events_in(reply.body):
+            said = decode_event(event)
+            complete = complete or said is Done.DONE
+            if isinstance(said, ChatChunk):
+                gathering.add(said)
+    except (ServiceError, MalformedReply) as error:
+        error.request_id = error.request_id or reply.request_id
+        raise
+    if complete or gathering.complete:
+        return gathering.response()
+    message = "the answer is a stream, which was not asked for, and it ends too early"
+    if gathering.empty:
+        raise MalformedReply(message, status=reply.status, request_id=reply.request_id, body=reply.body)
+    raise StreamInterrupted(message, partial=replace(gathering.response(), request_id=reply.request_id))
+
+
+# The escape of half a surrogate pair, which is no character, among what it must be told from.
+_ESCAPES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def _mended(body: bytes) -> bytes:
+    """The body with a replacement character for each half: a model that is cut off in the middle of an emoji."""
+    return _ESCAPES.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)
+
+
 def read_json(body: bytes, reply: Reply | None = None) -> Any:
     """The JSON that a body holds. Raises `MalformedReply` that says what it holds instead."""
     try:
-        return msgspec.json.decode(body)
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            if (mended := _mended(body)) == body:
+                raise
+            return msgspec.json.decode(mended)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         start = body[:200].lstrip().lower()
         if not start:
@@ -295,28 +370,35 @@ def read_json(body: bytes, reply: Reply | None = None) -> Any:
 
 def decode_completion(value: Any) -> ChatResponse:
     """The answer in a chat completion, an agent's messages, or what older agents wrap around either."""
+    try:
+        return _answer(value)
+    except RecursionError as error:
+        raise MalformedReply("nested too deep", body=value) from error
+
+
+def _answer(value: Any) -> ChatResponse:
     if isinstance(value, dict):
         if isinstance(value.get("choices"), list):
             return _completion(value)
         if isinstance(value.get("messages"), list):
             return _agent_answer(value)
         if "predictions" in value:  # what a plain pyfunc model answers
-            return decode_completion(value["predictions"])
+            return _answer(value["predictions"])
         raise _misshapen("", "a chat completion (`choices`) or an agent's `messages`", value)
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         if all("role" in item for item in value):
             return _agent_answer({"messages": value})
         if len(value) == 1:
-            return decode_completion(value[0])
+            return _answer(value[0])
     raise _misshapen("", "a chat completion", value)
 
 
 def _completion(value: dict[str, Any]) -> ChatResponse:
     rest = dict(value)
-    choices = rest.pop("choices")
+    found = [_choice(item, place, f"choices[{place}]") for place, item in enumerate(rest.pop("choices"))]
     usage = _take_usage(rest)
     return ChatResponse(
-        choices=tuple(_choice(item, place, f"choices[{place}]") for place, item in enumerate(choices)),
+        choices=tuple(sorted(found, key=lambda choice: choice.index)),
         usage=usage,
         id=_take(rest, "id", str),
         model=_take(rest, "model", str),
@@ -370,13 +452,13 @@ def _choice(value: Any, place: int, path: str) -> Choice:
     )
 
 
-def decode_message(value: Any, path: str) -> Message:
-    """A message that the service sent, in any of its shapes."""
+def decode_message(value: Any, path: str, *, sent: bool = True) -> Message:
+    """A message in any of the service's shapes; what the service `sent`, or what a caller says in the same form."""
     if not isinstance(value, dict):
         raise _misshapen(path, "an object", value)
     rest = dict(value)
     role = _take(rest, "role", str)
-    content = _take_content(rest, f"{path}.content")
+    content = _take_content(rest, f"{path}.content", sent=sent)
     return Message(
         role=role,
         content=content,
@@ -388,7 +470,7 @@ def decode_message(value: Any, path: str) -> Message:
         name=_take(rest, "name", str),
         refusal=_take(rest, "refusal", str),
         reasoning_content=_take_reasoning(rest),
-        extra=_left(rest),
+        extra=_left(rest) if sent else _said(**rest),
     )
 
 
@@ -409,7 +491,8 @@ def _call_delta(value: Any, path: str) -> ToolCallDelta:
         raise _misshapen(path, "an object", value)
     rest = dict(value)
     kind = _take(rest, "type", str)
-    body_key, text_key = ("custom", "input") if kind == "custom" else ("function", "arguments")
+    custom = kind == "custom" or (kind is None and "custom" in rest and "function" not in rest)
+    body_key, text_key = ("custom", "input") if custom else ("function", "arguments")
     body = rest.pop(body_key, None)
     if body is None:
         body = {}
@@ -435,7 +518,7 @@ def _call_delta(value: Any, path: str) -> ToolCallDelta:
     )
 
 
-def decode_part(value: Any) -> Part:
+def decode_part(value: Any, *, sent: bool = True) -> Part:
     """A content part; one without a name here, or with more in it than there is room for, is kept as it came."""
     if isinstance(value, str):
         return Text(value)
@@ -445,7 +528,7 @@ def decode_part(value: Any) -> Part:
     kind = rest.pop("type", None)
     match kind:
         case "text" | "output_text" if isinstance(rest.get("text"), str):
-            return Text(rest.pop("text"), _left(rest))
+            return Text(rest.pop("text"), _left(rest) if sent else rest)
         case "reasoning" | "thinking" | "redacted_thinking":
             return _reasoning(value)
         case "refusal" if isinstance(rest.get("refusal"), str):
@@ -528,7 +611,7 @@ class Incoming:
         """Take what was read; give the events that it completes."""
         if self._whole is None and not self._begun and read.strip():
             self._begun = True
-            if read.lstrip()[:1] in (b"{", b"[", b"<"):  # no field of an event begins so: the type was wrong
+            if read.lstrip().startswith(_NO_EVENT):  # the type was wrong
                 self._whole = []
         if self._whole is not None:
             self._whole.append(read)
@@ -584,6 +667,15 @@ def decode_chunk(value: Any) -> ChatChunk:
         raise _refusal.service_error(None, {}, value)
     if not isinstance(value, dict):
         raise _misshapen("", "a chunk", value)
+    if not value.keys() & {"choices", "delta"} and value.keys() & {"messages", "predictions"}:
+        return replace(whole_as_chunk(decode_completion(value)), raw=value)  # an agent's whole answer in one event
+    try:
+        return _chunk(value)
+    except RecursionError as error:
+        raise MalformedReply("nested too deep", body=value) from error
+
+
+def _chunk(value: dict[str, Any]) -> ChatChunk:
     rest = dict(value)
     choices = rest.pop("choices", None)
     if choices is None:
@@ -697,14 +789,14 @@ def _take_index(rest: dict[str, Any], place: int) -> int:
     return place
 
 
-def _take_content(rest: dict[str, Any], path: str) -> str | tuple[Part, ...] | None:
+def _take_content(rest: dict[str, Any], path: str, *, sent: bool = True) -> str | tuple[Part, ...] | None:
     content = rest.pop("content", None)
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, list):
-        return tuple(decode_part(item) for item in content)
+        return tuple(decode_part(item, sent=sent) for item in content)
     if isinstance(content, dict):
-        return (decode_part(content),)
+        return (decode_part(content, sent=sent),)
     raise _misshapen(path, "text or a list of parts", content)
 
 

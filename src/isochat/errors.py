@@ -62,13 +62,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One time the question was sent.
+    """One time the question was sent in vain.
 
-    `error` is the class name of what came of it, None if an answer came; `status` its HTTP status if there was one;
-    `waited` the seconds that were waited afterwards, before the next attempt (0.0 when there was none).
+    `error` is the class name of what came of it; `status` its HTTP status if there was one; `waited` the seconds that
+    were waited afterwards, before the next attempt (0.0 when there was none). An answer's attempts are those before it.
     """
 
-    error: str | None
+    error: str
     status: int | None
     waited: float
 

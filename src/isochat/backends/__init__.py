@@ -1,7 +1,8 @@
 """Which backends there are, and how to get one without importing any other.
 
 Those of isochat are a table of strings. A third party's is an entry point in the group `isochat.backends`, looked for
-only when the table has no such name; it cannot take the name of one of ours.
+only when the table has no such name; it cannot take the name of one of ours. What such a backend is made of, the codec
+of the wire above all, is public here too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,44 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
-from isochat.backends._base import Backend
+from isochat._sse import Event, EventDecoder
+from isochat._wire import (
+    Done,
+    Incoming,
+    Reply,
+    decode_completion,
+    decode_event,
+    decode_reply,
+    request_to_json,
+    to_bytes,
+)
+from isochat.backends._base import EVERYTHING, Backend
+from isochat.backends._http import directly
 from isochat.errors import BackendNotFound, BackendNotInstalled
+from isochat.transports.deadline import keep_deadlines
 
-__all__ = ["BUILT_IN", "Backend", "BackendInfo", "available", "carriers", "find", "load"]
+__all__ = [
+    "BUILT_IN",
+    "EVERYTHING",
+    "Backend",
+    "BackendInfo",
+    "Done",
+    "Event",
+    "EventDecoder",
+    "Incoming",
+    "Reply",
+    "available",
+    "carriers",
+    "decode_completion",
+    "decode_event",
+    "decode_reply",
+    "directly",
+    "find",
+    "keep_deadlines",
+    "load",
+    "request_to_json",
+    "to_bytes",
+]
 
 GROUP = "isochat.backends"
 
@@ -95,7 +130,7 @@ def find(name: str) -> type[Backend]:
         )
     if not claims:
         known = sorted({*BUILT_IN, *_others()})
-        near = difflib.get_close_matches(name, known, n=2)
+        near = difflib.get_close_matches(name.lower(), known, n=2)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(known)}."
         raise BackendNotFound(f"no backend is called {name!r}", nearest=near, hint=hint)
     (point,) = entry_points(group=GROUP, name=name)
@@ -118,4 +153,6 @@ def _missing(backend: type[Backend]) -> tuple[str, ...]:
 
 
 def _install_line(name: str) -> str:
+    if name == "rest":  # it needs no more than isochat itself
+        return "pip install isochat"
     return f"pip install 'isochat[{name}]'" if name in BUILT_IN else f"pip install {' '.join(_others().get(name, ()))}"

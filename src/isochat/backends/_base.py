@@ -31,7 +31,13 @@ _END = object()
 
 
 class Backend(ABC):
-    """One way of carrying a chat to a serving endpoint. An instance is a session: it holds client and connection."""
+    """One way of carrying a chat to a serving endpoint. An instance is a session: it holds client and connection.
+
+    Three methods must be written: `encode`, `send` and `decode`; a backend that can stream writes `stream` and
+    `decode_event` as well. It is made with a `Connection` as its only argument, may be used again after `close()`,
+    keeps its client's own retries off, and reaches loopback without a proxy. `isochat.testing.conformance` holds it to
+    all of that.
+    """
 
     name: ClassVar[str]
     #: The options of a request that reach the endpoint; any other is refused before anything is sent.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +61,7 @@ async def aevents(response: Any, reads: AsyncIterator[bytes]) -> AsyncGenerator[
 
 
 def transport_error(error: BaseException) -> ChatError | None:
-    """What an exception of httpx or httpx2 amounts to, or of a client that wraps one; None if it is neither.
+    """What an exception of httpx, httpx2 or a socket amounts to, or of a client that wraps one; None if it is neither.
 
     Told by name along the chain of causes, so that neither library need be imported.
     """
@@ -70,6 +72,10 @@ def transport_error(error: BaseException) -> ChatError | None:
         names = {c.__name__ for c in type(seen).__mro__ if c.__module__.split(".")[0] in _HTTP}
         if names:
             return _named(names, seen)
+        if isinstance(seen, TimeoutError):
+            return DeadlineExceeded("the service did not answer in time")
+        if isinstance(seen, ConnectionError | ssl.SSLError | socket.gaierror):
+            return ConnectionFailed(f"the connection failed{_detail(seen)}")
         seen = seen.__cause__
     return None
 

@@ -184,10 +184,11 @@ class LocalEndpoint:
         """How many TCP connections are open now."""
         return 0 if self._running is None else self._running.open_connections
 
-    def order(self, *faults: Fault) -> None:
-        """Have the next chat questions go wrong, one fault after the other."""
+    def order(self, *faults: Fault | Mapping[str, Any] | str | int) -> None:
+        """Have the next chat questions go wrong, one fault after the other. A number is a status."""
+        parsed = [Fault.parse(fault) for fault in faults]
         with self._lock:
-            self._orders.extend((f, f.times) for f in faults)
+            self._orders.extend((f, f.times) for f in parsed)
 
     def reply(
         self,
