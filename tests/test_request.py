@@ -792,3 +792,19 @@ def test_a_call_made_by_hand() -> None:
     message = Message("assistant", None, [ToolCall("1", "f", '{"a":1}')])
 
     assert ASSISTANT_CALL == sent([("user", "?"), message])[1]
+
+
+def test_shared_nesting_has_an_end() -> None:
+    """A value that holds itself twice, many times over, is refused, not copied for ever."""
+    value: list[Any] = []
+    for _ in range(60):
+        value = [value, value]
+
+    assert "values" in str(refused({"role": "user", "content": "Hi", "x": value}))
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+def test_numbers_past_64_bits(number: int) -> None:
+    """A number that would arrive as another one is refused."""
+    with pytest.raises(InvalidRequest, match="seed"):
+        make_request("Hi", endpoint="e", seed=number)

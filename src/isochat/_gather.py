@@ -5,7 +5,7 @@ The rules are those of reading a whole answer: a stream collected equals the uns
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from isochat._types import (
@@ -239,10 +239,10 @@ def _append(parts: list[Part], piece: Part) -> None:
         case (Refusal(), Refusal()):
             parts[-1] = Refusal(last.refusal + piece.refusal, {**last.extra, **piece.extra})
         case (Reasoning(), Reasoning()) if _goes_on(last, piece):
+            # No longer any one block that came: what goes back is built of its values.
             parts[-1] = Reasoning(last.text + piece.text, piece.signature or last.signature, last.encrypted)
         case _:
-            # A first piece of reasoning is not the block that must go back; the values it grows into are.
-            parts.append(replace(piece, raw=None) if isinstance(piece, Reasoning) else piece)
+            parts.append(piece)
 
 
 def _goes_on(last: Reasoning, piece: Reasoning) -> bool:
@@ -298,7 +298,8 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = Fals
     for name, value in more.items():
         before = into.get(name)
         if isinstance(before, list) and isinstance(value, list):
-            into[name] = before + value
+            # Some repeat with every chunk what they have said so far.
+            into[name] = value if value[: len(before)] == before else before + value
         elif isinstance(value, dict) and depth < _DEEPEST:
             inner = dict(before) if isinstance(before, dict) else {}
             _merge(inner, value, spoken=name == "audio", depth=depth + 1)

@@ -10,7 +10,7 @@ import enum
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import msgspec
@@ -22,6 +22,7 @@ from isochat.errors import InvalidRequest, MalformedReply
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MOST_MESSAGES = 100_000  # an endless iterator must end in an error, not in a full memory
 _LONGEST_WORD = 20
+_MOST_VALUES = 1_000_000  # a list that holds itself twice, sixty times over, has no end worth waiting for
 _DEEPEST = 200  # JSON nested further than any schema; beyond it lie cycles
 
 
@@ -254,6 +255,8 @@ def _from_langchain(item: Any, path: str) -> Message:
     """A LangChain message: `HumanMessage`, `AIMessage`, `SystemMessage`, `ToolMessage`, `ChatMessage` or a chunk."""
     kind = item.type.removesuffix("MessageChunk").lower()
     role = getattr(item, "role", None) if kind == "chat" else _LANGCHAIN_ROLES.get(kind)
+    if role == "system":  # a developer message is one of LangChain's system messages
+        role = item.additional_kwargs.get("__openai_role__", role)
     if not isinstance(role, str):
         raise InvalidRequest(f"a LangChain message of type {item.type!r} has no role in a chat", path=path)
     content = item.content
@@ -394,11 +397,17 @@ def _endpoint(endpoint: Any) -> str:
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def json_value(value: Any, path: str, depth: int = 0) -> Any:
+def json_value(value: Any, path: str) -> Any:
     """A copy of a value as plain JSON, so that nothing of the caller's is shared or changed.
 
     Raises `InvalidRequest` where it holds something that JSON cannot say: a set, NaN, half a character, a cycle.
     """
+    return _plain(value, path, 0, itertools.count())
+
+
+def _plain(value: Any, path: str, depth: int, count: Iterator[int]) -> Any:
+    if next(count) > _MOST_VALUES:
+        raise InvalidRequest(f"holds more than {_MOST_VALUES:,} values", path=_shorter(path))
     if depth > _DEEPEST:
         raise InvalidRequest(f"nested more than {_DEEPEST} deep", path=_shorter(path))
     if value is None or isinstance(value, bool):
@@ -406,34 +415,36 @@ def json_value(value: Any, path: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _clean_text(value, path)
     if isinstance(value, enum.Enum):
-        return json_value(value.value, path, depth + 1)
+        return _plain(value.value, path, depth + 1, count)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise InvalidRequest("a number of more than 64 bits, which few readers of JSON keep", path=path)
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidRequest(f"{value} is not a number that JSON can say", path=path)
         return float(value)
     if isinstance(value, Mapping):
-        return _json_object(value, path, depth)
+        return _plain_object(value, path, depth, count)
     if isinstance(value, list | tuple):
-        return [json_value(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(value)]
+        return [_plain(item, f"{path}[{place}]", depth + 1, count) for place, item in enumerate(value)]
     if isinstance(value, Part | ToolCall):
         plain = _wire.part_to_json(value) if isinstance(value, Part) else _wire.call_to_json(value)
-        return json_value(plain, path, depth + 1)
+        return _plain(plain, path, depth + 1, count)
     for dump in ("model_dump", "as_dict"):
         if callable(getattr(value, dump, None)) and not isinstance(value, type):
             said = value.model_dump(exclude_none=True, warnings=False) if dump == "model_dump" else value.as_dict()
             if isinstance(said, dict):
-                return json_value(said, path, depth + 1)
+                return _plain(said, path, depth + 1, count)
     raise InvalidRequest(f"expected something that JSON can say, got {_kind(value)}", path=_shorter(path))
 
 
-def _json_object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+def _plain_object(value: Mapping[Any, Any], path: str, depth: int, count: Iterator[int]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name, item in value.items():
         if not isinstance(name, str):
             raise InvalidRequest(f"expected text as a key, got {_kind(name)}", path=path)
-        plain[_clean_text(name, path)] = json_value(item, f"{path}.{name}", depth + 1)
+        plain[_clean_text(name, path)] = _plain(item, f"{path}.{name}", depth + 1, count)
     return plain
 
 

@@ -151,7 +151,7 @@ def _content_to_json(message: Message, *, whole: bool) -> Any:
         if not whole and message.role == "assistant" and len(content) > 1:
             # Claude sends empty text beside a tool call or reasoning and refuses it when it comes back.
             parts = tuple(part for part in content if part != Text("")) or content
-        if not whole and message.tool_calls and set(parts) == {Text("")}:
+        if not whole and (not parts or (message.tool_calls and parts == (Text(""),))):
             return None
         return [part_to_json(part) for part in parts]
     if content == "" and message.tool_calls and not whole:
