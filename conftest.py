@@ -62,7 +62,14 @@ def typed_at_a_shell(example: Example) -> str | None:
             more, _, shown = shown.partition("\n")
             command = f"{command[:-1]} {more}"
         done = subprocess.run(  # noqa: S602 - our own documentation
-            command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+            command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if done.returncode:
             return f"{command}\nended with exit code {done.returncode}:\n{done.stdout}"

@@ -108,7 +108,8 @@ def main() -> None:
         rounds = [(cpu(alone, asked.calls), cpu(through, asked.calls)) for _ in range(asked.rounds)]
         low, middle, high = statistics.quantiles([facade / client for client, facade in rounds], n=4)
         client, facade = (statistics.median(column) * 1e6 for column in zip(*rounds, strict=True))
-        print(f"{name:<16} alone {client:6.0f} µs   isochat {facade:6.0f} µs   ratio {middle:.2f} ({low:.2f}-{high:.2f})")
+        spread = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        print(f"{name:<16} alone {client:6.0f} µs   isochat {facade:6.0f} µs   ratio {spread}")
     server.terminate()
 
 

@@ -27,7 +27,6 @@ from isochat.local._question import Question
 from isochat.local._received import Headers, Received, without_secret
 from isochat.local._rules import refusal
 from isochat.local._script import said
-from isochat.local._sql import Warehouse, is_statement
 from isochat.local._upstream import Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ class Service:
     hosts: frozenset[str] | None = frozenset()
     #: How many requests `received` remembers; None for all.
     remembers: int | None = None
-    warehouse: Warehouse = field(default_factory=Warehouse)
     #: The `created` of every reply.
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -100,8 +98,6 @@ class Service:
                 )
             if refused is not None:
                 return await self._send(request, _json(*refused))
-            if is_statement(segments):
-                return await self._sql(request, segments, body)
             if named is None:
                 return await self._send(request, self._other(request, path, segments, body))
             return await self._chat(request, body, named)
@@ -166,16 +162,6 @@ class Service:
             "ENDPOINT_NOT_FOUND",
             f"No API found for '{request.method} {path}'. The local endpoint emulates: {emulated}.",
         )
-
-    async def _sql(self, request: web.BaseRequest, segments: list[str], body: bytes | None) -> web.StreamResponse:
-        """A SQL statement; what is ordered for the next chat question happens to the model that it asks."""
-        order = self._ordered(request) if "X-Isochat-Fault" in request.headers else None
-        if isinstance(order, Reply):
-            return await self._send(request, order)
-        if isinstance(order, Fault) and order.answers:
-            return await self._send(request, _ordered_answer(order), order)
-        said = await self.warehouse.answer(self, request.method, segments, body)
-        return await self._send(request, _json(*said), order if isinstance(order, Fault) else None)
 
     # --- chat ------------------------------------------------------------------------------------------------------
 

@@ -33,9 +33,6 @@ EMULATED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/serving-endpoints/{name}/invocations", "chat, the endpoint named in the path"),
     ("POST", "/serving-endpoints/chat/completions", "chat, the endpoint named by `model`"),
     ("POST", "/serving-endpoints/{name}/served-models/{model}/invocations", "chat with one served entity"),
-    ("POST", "/api/2.0/sql/statements", "SQL: `ai_query` over literals, parameters and VALUES"),
-    ("GET", "/api/2.0/sql/statements/{name}", "how a statement stands, and its result"),
-    ("POST", "/api/2.0/sql/statements/{name}/cancel", "cancel a statement"),
     ("GET", "/api/2.0/serving-endpoints", "the list of endpoints"),
     ("GET", "/api/2.0/serving-endpoints/{name}", "one endpoint"),
     ("GET", "/api/2.0/preview/scim/v2/Me", "who the token belongs to"),
@@ -54,7 +51,7 @@ NOT_EMULATED: tuple[tuple[str, str], ...] = (
     ("/serving-endpoints/gemini", "Google's native Gemini API"),
     ("/ai-gateway", "the AI Gateway's own paths"),
     ("/api/ai-gateway", "the AI Gateway's administration"),
-    ("/api/2.0/sql", "SQL other than statements"),
+    ("/api/2.0/sql", "SQL statements (`ai_query`)"),
     ("/api/2.1/unity-catalog", "Unity Catalog"),
     ("/oidc/v1/authorize", "signing in with a browser"),
 )
