@@ -26,7 +26,20 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # `isochat.local` is in no layer: it imports nothing of ours, so whoever needs it may import it.
 LAYERS = [
     ["errors", "_types", "_version"],
-    ["_wire", "_gather", "_sse", "_refusal", "_retry", "_connection", "_config", "_request"],
+    [
+        "_wire",
+        "_encode",
+        "_decode",
+        "_responses",
+        "_sql",
+        "_gather",
+        "_sse",
+        "_refusal",
+        "_retry",
+        "_connection",
+        "_config",
+        "_request",
+    ],
     ["transports"],
     ["backends._http", "backends._sessions"],
     ["backends._base"],
@@ -37,9 +50,9 @@ LAYERS = [
 ]
 # Imported in a function, against the order, each for a reason.
 UPWARD = {
-    ("_types", "_wire"),  # an answer has `to_dict()`; how it is written is the codec's
+    ("_types", "_encode"),  # an answer has `to_dict()`; how it is written is the codec's
 }
-PURE = ["_types", "_wire", "_gather", "_sse", "_refusal", "_request"]
+PURE = ["_types", "_wire", "_encode", "_decode", "_gather", "_sse", "_refusal", "_request"]
 IMPURE = {"asyncio", "http", "os", "random", "secrets", "socket", "ssl", "subprocess", "time", "urllib.request"}
 CLIENTS = {
     "aiohttp",

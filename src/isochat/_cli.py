@@ -563,8 +563,8 @@ def _printed_as_it_comes(coming: ChatStream, *, reasoning: bool) -> ChatResponse
                 if thinking:
                     _write("\n\n", sys.stderr)
                     thinking = False
+                last = chunk.text  # before it is written: Ctrl-C may come right after
                 _write(chunk.text)
-                last = chunk.text
     finally:
         # Also where it broke or was stopped: what comes next begins on a line of its own.
         if thinking:

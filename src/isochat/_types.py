@@ -194,7 +194,7 @@ class Message:
 
     def to_dict(self) -> dict[str, Any]:
         """The message in the wire's own form, to be stored as JSON and put into a later question without loss."""
-        from isochat._wire import message_to_json
+        from isochat._encode import message_to_json
 
         return message_to_json(self, whole=True)
 
@@ -221,7 +221,7 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as an OpenAI `usage` object."""
-        from isochat._wire import usage_to_json
+        from isochat._encode import usage_to_json
 
         return usage_to_json(self)
 
@@ -326,7 +326,7 @@ class ChatResponse:
         `content` is the text; reasoning becomes `reasoning_content`. Content that came as parts is kept beside it as
         `content_parts`, so that the message can be stored and asked with again and loses no signature.
         """
-        from isochat._wire import response_to_json
+        from isochat._encode import response_to_json
 
         return response_to_json(self)
 
