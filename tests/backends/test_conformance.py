@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
 
+from isochat._request import OPTIONS
 from isochat.backends import BUILT_IN, load
 from isochat.errors import BackendNotInstalled
-from isochat.testing.conformance import BackendTests
+from isochat.testing.conformance import VALUES, BackendTests
 
 if TYPE_CHECKING:
     from isochat import Backend, Connection
@@ -25,3 +26,8 @@ class TestBuiltIn(BackendTests):
             return load(request.param)(connection)
         except BackendNotInstalled as error:
             pytest.skip(str(error))
+
+
+def test_the_suite_knows_every_option() -> None:
+    """A new option comes with a value, so that every backend is asked whether it arrives."""
+    assert {*OPTIONS, "extra_body"} == set(VALUES)

@@ -128,3 +128,32 @@ def test_a_closed_backend_begins_anew(backend: RestBackend) -> None:
     backend.close()
 
     assert query_chat("Hi", endpoint=LLAMA, backend=backend).text == "Hi"
+
+
+def test_a_401_is_cured_by_a_fresh_token(local: LocalEndpoint) -> None:
+    """A token that has expired is renewed once, and the question asked again; a second refusal is the answer."""
+    tokens = iter(["stale", local.token])
+    backend = RestBackend(Connection(local.host, lambda: next(tokens)))
+    answer = query_chat("Hi", endpoint=LLAMA, backend=backend)
+    backend.close()
+
+    assert answer.text == "Hi"
+    assert ["AuthenticationFailed"] == [attempt.error for attempt in answer.attempts]
+    assert [False, True] == [request.authorized for request in local.questions]
+
+
+def test_a_service_principal_asks(local: LocalEndpoint) -> None:
+    """OAuth machine-to-machine, through the SDK's own login: one token for many questions, of either kind."""
+    pytest.importorskip("databricks.sdk", reason="the login needs databricks-sdk")
+    connection = Connection(local.host, client_id=local.client_id, client_secret=local.client_secret)
+    backend = RestBackend(connection)
+    texts = [query_chat("Hi", endpoint=LLAMA, backend=backend).text for _ in range(3)]
+
+    async def ask() -> str:
+        return (await aquery_chat("Hi", endpoint=LLAMA, backend=backend)).text
+
+    texts.append(asyncio.run(ask()))
+    backend.close()
+
+    assert ["Hi"] * 4 == texts
+    assert [request.path for request in local.received].count("/oidc/v1/token") == 1
