@@ -147,7 +147,7 @@ def test_render_sends_nothing(workspace: LocalEndpoint) -> None:
 
 def test_a_client_that_is_not_there_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend whose client is not installed gives the line that installs it, and the others go on."""
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openai" else object())
+    monkeypatch.setattr(backends, "_is_there", lambda module: module != "openai")
     with pytest.raises(BackendNotInstalled, match="pip install 'isochat\\[openai\\]'"):
         backends.load("openai")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 from isochat._sse import Event, EventDecoder
 from isochat._wire import (
@@ -56,6 +57,8 @@ __all__ = [
 GROUP = "isochat.backends"
 
 BUILT_IN = {
+    "databricks-sdk": "isochat.backends.databricks_sdk:DatabricksSDKBackend",
+    "mlflow": "isochat.backends.mlflow:MLflowBackend",
     "openai": "isochat.backends.openai:OpenAIBackend",
     "rest": "isochat.backends.rest:RestBackend",
 }
@@ -149,7 +152,17 @@ def _others() -> dict[str, tuple[str, ...]]:
 
 
 def _missing(backend: type[Backend]) -> tuple[str, ...]:
-    return tuple(module for module in backend.requires if find_spec(module) is None)
+    return tuple(module for module in backend.requires if not _is_there(module))
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module is installed. `find_spec("databricks.sdk")` would import `databricks` to look."""
+    top, _, below = module.partition(".")
+    found = find_spec(top)
+    if found is None or not below:
+        return found is not None
+    places = [Path(place, *below.split(".")) for place in found.submodule_search_locations or ()]
+    return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
 
 
 def _install_line(name: str) -> str:

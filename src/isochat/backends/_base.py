@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -76,9 +77,10 @@ class Backend(ABC):
 
     async def astream(self, call: Any, timeout: float) -> AsyncGenerator[Any, None]:
         """`stream` for asyncio; by default in worker threads, one event at a time."""
+        until = time.monotonic() + timeout
         events = self.stream(call, timeout)
         try:
-            while (event := await asyncio.to_thread(self.pull, events, timeout, _END)) is not _END:
+            while (event := await asyncio.to_thread(self.pull, events, until - time.monotonic(), _END)) is not _END:
                 yield event
         finally:
             await asyncio.to_thread(events.close)

@@ -13,7 +13,7 @@ from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, Malfor
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 
-_CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
+CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
 
 
 def finite(timeout: float) -> float | None:
@@ -24,7 +24,7 @@ def finite(timeout: float) -> float | None:
 def timeouts(timeout: float) -> tuple[float | None, ...]:
     """To connect, to read, to write, to wait for the pool: a tuple, which httpx and httpx2 both understand."""
     limit = finite(timeout)
-    return (min(_CONNECT, timeout), limit, limit, limit)
+    return (min(CONNECT, timeout), limit, limit, limit)
 
 
 def directly() -> dict[str, None]:

@@ -8,6 +8,7 @@ cancels the read itself.
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,9 +47,10 @@ def keep_deadlines(client: Any) -> Any:
     return client
 
 
-def _sooner(timeout: float | None) -> float | None:
+def sooner(timeout: float | None) -> float | None:
+    """What is left of the question, or the timeout given if that is sooner; None where there is neither."""
     deadline = _deadline.get()
-    if deadline is None:
+    if deadline is None or math.isinf(deadline):
         return timeout
     left = max(deadline - time.monotonic(), _NEXT_TO_NOTHING)
     return left if timeout is None else min(left, timeout)
@@ -61,10 +63,10 @@ class _Network:
         self._inner = inner
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _Stream:
-        return _Stream(self._inner.connect_tcp(host, port, timeout=_sooner(timeout), **options))
+        return _Stream(self._inner.connect_tcp(host, port, timeout=sooner(timeout), **options))
 
     def connect_unix_socket(self, path: str, timeout: float | None = None, **options: Any) -> _Stream:
-        return _Stream(self._inner.connect_unix_socket(path, timeout=_sooner(timeout), **options))
+        return _Stream(self._inner.connect_unix_socket(path, timeout=sooner(timeout), **options))
 
     def sleep(self, seconds: float) -> None:
         self._inner.sleep(seconds)
@@ -77,16 +79,16 @@ class _Stream:
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, timeout=_sooner(timeout))  # type: ignore[no-any-return]
+        return self._inner.read(max_bytes, timeout=sooner(timeout))  # type: ignore[no-any-return]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, timeout=_sooner(timeout))
+        self._inner.write(buffer, timeout=sooner(timeout))
 
     def close(self) -> None:
         self._inner.close()
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout=_sooner(timeout)))
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout=sooner(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

@@ -1,0 +1,530 @@
+"""What the clients that stand on `requests` have in common: a line beneath the public method, deadlines, and errors.
+
+Such a client loses on its way up what the service said: the status, Retry-After, whole fields of the answer. So each
+attempt has a `Line`. The client's own method is called, and beneath it, in the session that it sends with, the line
+keeps the HTTP answer as it was. Whoever uses the same session without a line, sees no difference.
+
+`requests` is imported only where a session is made, and urllib3 never: a session's own pools are extended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import io
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from isochat import _refusal, _wire
+from isochat.backends._base import Backend
+from isochat.backends._http import CONNECT, lowered
+from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
+from isochat.transports.deadline import sooner, within
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+
+    from isochat._types import ChatChunk, ChatResponse
+
+T = TypeVar("T")
+
+_END = object()
+_POOL = 256  # connections that are kept; more may be open at once
+_READ = 65536
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
+_LETTING_GO = 2.0  # seconds for a thread to notice that its connection is cut; only a name look-up takes longer
+
+
+# ── the line ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Line:
+    """One attempt as it is beneath the client: who asks, what came back, and a way to cut it off."""
+
+    def __init__(self) -> None:
+        #: The headers that say who asks.
+        self.login: dict[str, str] = {}
+        #: Where the question goes. What a wrapper around the method asks of other paths is no attempt of ours.
+        self.path = ""
+        #: The answer of `requests`: whole, or, where a stream was asked for and given, unread.
+        self.response: Any = None
+        #: What went wrong with the connection.
+        self.failure: Exception | None = None
+        self.begun = False
+        self._sock: _Sock | None = None
+        self._cut = False
+
+    def is_for(self, request: Any) -> bool:
+        """Whether this request of `requests` is the question."""
+        return request.method == "POST" and unquote(urlsplit(request.url).path).endswith(unquote(self.path))
+
+    def take(self, sock: _Sock) -> None:
+        """This is the socket it goes over."""
+        self._sock = sock
+
+    def check(self) -> None:
+        """Nothing more is read or written once it is cut."""
+        if self._cut:
+            raise ConnectionAbortedError("the question was called off")
+
+    def cut(self) -> None:
+        """End whatever is being read or written, in whichever thread it is. No thread waits for an answer in vain."""
+        self._cut = True
+        if self._sock is not None:
+            self._sock.cut()
+
+    def refusal(self) -> ChatError | None:
+        """What the answer or the connection amounts to, if it is none to be read."""
+        if self.response is not None and not _wire.OK <= self.response.status_code < 300:
+            said = reply(self.response)
+            return _refusal.service_error(said.status, said.headers, said.body)
+        if self.response is None and self.failure is not None:
+            return transport_error(self.failure)
+        return None
+
+
+_line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("isochat_line", default=None)
+
+
+def current() -> Line | None:
+    """The line that this thread is asking on; None outside of isochat."""
+    return _line.get()
+
+
+@contextlib.contextmanager
+def on(line: Line) -> Iterator[None]:
+    """What a client sends inside goes over this line."""
+    token = _line.set(line)
+    try:
+        yield
+    finally:
+        _line.reset(token)
+
+
+class AskedTwice(Exception):
+    """A client would have sent the question again by itself: how often it is sent is isochat's to decide."""
+
+
+class NotFollowed(Exception):
+    """The answer is a redirect. A token goes to its own host only."""
+
+
+def call_on(line: Line, call: Callable[[], T]) -> T | None:
+    """What a client's method gives; None if it stumbled over an answer that is there all the same.
+
+    Raises what the answer or the connection amounts to, with the client's exception as the cause.
+    """
+    try:
+        with on(line):
+            given = call()
+    except ChatError:
+        raise
+    except Exception as error:
+        refusal = line.refusal()
+        if refusal is not None:
+            # What databricks-sdk cannot read it tells with a log of the request; in 0.60 that holds the prompt.
+            raise refusal from None if "unable to parse response" in str(error) else error
+        if line.response is None:
+            raise
+        return None
+    # A method that swallowed a refusal, as a wrapper around it may.
+    if line.response is not None and (refusal := line.refusal()) is not None:
+        raise refusal
+    return given
+
+
+def reply(response: Any, raw: Any = None) -> _wire.Reply:
+    """An answer of `requests` that was read to its end, as it was on the wire."""
+    return _wire.Reply(response.status_code, lowered(response.headers), response.content or b"", raw or response)
+
+
+def reads(response: Any) -> Iterator[bytes]:
+    """The bytes of an unread answer, as soon as they come.
+
+    `iter_content` fills a block of its size before it gives it, unless the answer is chunked.
+    """
+    raw = response.raw
+    if not hasattr(raw, "read1"):  # urllib3 1
+        yield from response.iter_content(chunk_size=1)
+        return
+    while read := raw.read1(_READ, decode_content=True):
+        yield read
+
+
+# ── the session beneath a client ─────────────────────────────────────────────────────────────────────────────────
+
+
+def watch(session: Any) -> Any:
+    """Make a session of `requests` heed lines and deadlines, in all its adapters. Gives the session back."""
+    for prefix, adapter in list(session.adapters.items()):
+        if not isinstance(adapter, _Watched):
+            session.mount(prefix, _Watched(adapter))
+    return session
+
+
+def session() -> Any:
+    """A session of our own, as `requests` makes it; a line says who asks, and nothing else does (no `~/.netrc`)."""
+    made = import_module("requests").Session()
+    made.auth = _say_who
+    return roomy(made)
+
+
+def roomy(session: Any) -> Any:
+    """A session with adapters that wait for no connection: how many are open at once is the caller's to say."""
+    adapter = import_module("requests.adapters").HTTPAdapter
+    for prefix in ("https://", "http://"):
+        session.mount(prefix, adapter(pool_maxsize=_POOL))
+    return watch(session)
+
+
+def _say_who(request: Any) -> Any:
+    line = current()
+    if line is not None:
+        request.headers.update(line.login)
+    return request
+
+
+class _Watched:
+    """An adapter that, on a line, keeps what came back, sends once, follows no redirect, and ends in time."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._process = os.getpid()
+        self._inherited: list[Any] = []
+
+    def send(self, request: Any, **said: Any) -> Any:
+        line = current()
+        if line is None or not line.is_for(request):
+            return self._inner.send(request, **said)
+        if line.begun:
+            raise AskedTwice("the client would have asked a second time")
+        line.begun = True
+        if urlsplit(request.url).hostname in _THIS_MACHINE:
+            said["proxies"] = {}  # a company's proxy would be asked for the local endpoint, and refuse
+        self._prepare(request, said.get("proxies"))
+        left = _left(None)
+        said["timeout"] = (CONNECT if left is None else min(CONNECT, left), left)
+        try:
+            response = self._inner.send(request, **said)
+            if not (said.get("stream") and response.status_code == _wire.OK):
+                _ = response.content  # here, where it belongs to the line if it breaks
+        except Exception as error:
+            line.failure = error
+            raise
+        line.response = response
+        if response.is_redirect:
+            raise NotFollowed(f"a redirect, {response.status_code}")
+        return response
+
+    def close(self) -> None:
+        for manager in self._managers():
+            # urllib3 2 forgets its pools here, and their connections stay open until the collector comes by.
+            for key in list(manager.pools.keys()):
+                with contextlib.suppress(KeyError):
+                    manager.pools[key].close()
+        self._inner.close()
+
+    def _managers(self) -> list[Any]:
+        proxies = getattr(self._inner, "proxy_manager", {})
+        return [manager for manager in (getattr(self._inner, "poolmanager", None), *proxies.values()) if manager]
+
+    def _prepare(self, request: Any, proxies: Any) -> None:
+        """Its connections must know of the deadline, and belong to this process."""
+        inner = self._inner
+        if self._process != os.getpid():
+            self._inherited += self._managers()  # kept, so that nothing is said here on the parent's sockets
+            if hasattr(inner, "poolmanager"):
+                inner.__setstate__(inner.__getstate__())  # what unpickling does: the same settings, no connections
+            self._process = os.getpid()
+        if proxies and hasattr(inner, "proxy_manager_for"):
+            utils: Any = import_module("requests.utils")
+            if proxy := utils.select_proxy(request.url, proxies):
+                inner.proxy_manager_for(utils.prepend_scheme_if_needed(proxy, "http"))  # makes it, and keeps it
+        for manager in self._managers():
+            _heed(manager)
+
+
+def _heed(manager: Any) -> None:
+    """Make the connections of a urllib3 pool manager heed the deadline.
+
+    `pool_classes_by_scheme` and `ConnectionCls` are urllib3's documented ways of doing so; `sock`, `connect` and
+    `_get_conn` are as in urllib3 1.26 and 2.8. Where they are gone, the per-read timeouts remain, and
+    `test_nothing_outlives_its_deadline` fails for a server that drips.
+    """
+    classes = manager.pool_classes_by_scheme
+    if any(issubclass(pool, _HeedingPool) for pool in classes.values()):
+        return
+    manager.pool_classes_by_scheme = {scheme: _heeding_pool(pool) for scheme, pool in classes.items()}
+    for key in list(manager.pools.keys()):  # those that ask on them now keep them
+        with contextlib.suppress(KeyError):
+            del manager.pools[key]
+
+
+@functools.cache
+def _heeding_pool(pool: Any) -> Any:
+    connection = type(pool.ConnectionCls.__name__, (_HeedingConnection, pool.ConnectionCls), {})
+    return type(pool.__name__, (_HeedingPool, pool), {"ConnectionCls": connection})
+
+
+class _HeedingPool:
+    """A pool whose connections are waited for no longer than there is time."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        return super()._get_conn(timeout=_left(timeout))  # type: ignore[misc]
+
+
+class _HeedingConnection:
+    """A connection whose socket heeds the deadline."""
+
+    timeout: Any
+    _heeding: _Sock | None = None
+
+    @property
+    def sock(self) -> _Sock | None:
+        return self._heeding
+
+    @sock.setter
+    def sock(self, sock: Any) -> None:
+        self._heeding = sock if sock is None or isinstance(sock, _Sock) else _Sock(sock)
+
+    def connect(self) -> Any:
+        if self.timeout is None or isinstance(self.timeout, int | float):
+            self.timeout = _left(self.timeout)
+        return super().connect()  # type: ignore[misc]
+
+
+class _Sock:
+    """A socket that asks before each read and write how much time is left."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._timeout: float | None = inner.gettimeout()
+        if (line := current()) is not None:
+            line.take(self)
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._inner.settimeout(timeout)
+
+    def sendall(self, data: Any, *flags: int) -> None:
+        self.tick()
+        self._inner.sendall(data, *flags)
+
+    def send(self, data: Any, *flags: int) -> int:
+        self.tick()
+        sent: int = self._inner.send(data, *flags)
+        return sent
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        self.tick()
+        read: bytes = self._inner.recv(size, *flags)
+        return read
+
+    def makefile(self, mode: str = "r", *_: Any, **__: Any) -> Any:
+        if mode != "rb":
+            raise ValueError(f"an HTTP answer is read as 'rb', not {mode!r}")
+        return io.BufferedReader(_Reads(self, self._inner.makefile("rb", 0)))
+
+    def fileno(self) -> int:
+        number: int = self._inner.fileno()
+        return number
+
+    def tick(self) -> None:
+        """What is left of the question is the timeout of what comes next."""
+        if (line := current()) is not None:
+            line.take(self)
+            line.check()
+        self._inner.settimeout(_left(self._timeout))
+
+    def cut(self) -> None:
+        """End what is going on on it, from another thread."""
+        with contextlib.suppress(OSError):
+            if isinstance(self._inner, socket.socket):
+                # Not SSLSocket.shutdown: it takes the session away under the thread that is reading.
+                socket.socket.shutdown(self._inner, socket.SHUT_RDWR)
+            else:
+                self._inner.shutdown(socket.SHUT_RDWR)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _Reads(io.RawIOBase):
+    """What comes in over a socket."""
+
+    def __init__(self, sock: _Sock, inner: Any) -> None:
+        super().__init__()
+        self._sock, self._inner = sock, inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.tick()
+        count: int | None = self._inner.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._inner.close()  # the socket closes when its last reader has
+        super().close()
+
+
+def _left(timeout: float | None) -> float | None:
+    left = sooner(timeout)
+    return None if left is None or left >= threading.TIMEOUT_MAX else left
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def transport_error(error: BaseException) -> ChatError | None:
+    """What an exception of requests or urllib3 amounts to; None if it is neither.
+
+    Told by name: of the exception, of its causes, and of what it holds, since a timeout in the middle of a body is a
+    `ConnectionError(ReadTimeoutError(…))` of requests 2.34, and a refused connection four exceptions deep.
+    """
+    chain = list(_chain(error))
+    theirs = [link for link in chain if type(link).__module__.split(".")[0] in _HTTP]
+    if not theirs:
+        return None
+    names = {cls.__name__ for link in chain for cls in type(link).__mro__}
+    said = str(chain[-1]).strip()
+    detail = f": {said}" if said else ""
+    if "EmptyPoolError" in names:
+        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent")
+    if names & {"ConnectTimeout", "ConnectTimeoutError"} and "NewConnectionError" not in names:
+        return ConnectionFailed("no connection could be made in time")
+    if names & {"ReadTimeout", "ReadTimeoutError", "Timeout"} or isinstance(chain[-1], TimeoutError):
+        return DeadlineExceeded("the service did not answer in time")
+    if names & {"ContentDecodingError", "DecodeError"}:
+        return MalformedReply(f"the answer could not be unpacked{detail}")
+    if "SSLError" in names:
+        failed = ConnectionFailed(f"no connection could be made{detail}")
+        if "CERTIFICATE_VERIFY_FAILED" in f"{error} {said}":
+            failed.transient = False
+            failed.hint = "The host's certificate is not trusted here; REQUESTS_CA_BUNDLE names authorities to trust."
+        return failed
+    if names & {"NewConnectionError", "ProxyError", "NameResolutionError"}:
+        return ConnectionFailed(f"no connection could be made{detail}")
+    if names & {"ConnectionError", "ProtocolError", "ChunkedEncodingError", "IncompleteRead", "MaxRetryError"}:
+        return ConnectionFailed(f"the connection broke before the answer was there{detail}")
+    return None
+
+
+_HTTP = frozenset({"requests", "urllib3"})
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it is about, the deepest last."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        held = [getattr(seen, "reason", None), *reversed(seen.args), seen.__cause__]
+        seen = next((inner for inner in held if isinstance(inner, BaseException)), None)
+
+
+# ── backends ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OnRequests(Backend):
+    """A backend whose client stands on `requests`: it says how to ask on a line, and asyncio asks in a thread."""
+
+    #: What it needs to know beneath its client.
+    line: ClassVar[type[Line]] = Line
+
+    def ask_on(self, line: Any, call: Any, timeout: float) -> _wire.Reply:
+        """`send`, on a line."""
+        raise NotImplementedError
+
+    def stream_on(self, line: Any, call: Any, timeout: float) -> Generator[Any, None, None]:
+        """`stream`, on a line."""
+        raise NotImplementedError
+
+    def send(self, call: Any, timeout: float) -> _wire.Reply:
+        """Call the client."""
+        return self.ask_on(self.line(), call, timeout)
+
+    async def asend(self, call: Any, timeout: float) -> _wire.Reply:
+        """Call the client in a thread of its own; given up, the connection is cut and the thread ends."""
+        line = self.line()
+
+        def work() -> _wire.Reply:
+            with self.classified(timeout), within(timeout):
+                return self.ask_on(line, call, timeout)
+
+        worker = _Worker(line)
+        try:
+            return await worker.do(work)
+        finally:
+            await worker.end()
+
+    def stream(self, call: Any, timeout: float) -> Generator[Any, None, None]:
+        """Call the client and give the events that come back, as they come."""
+        return self.stream_on(self.line(), call, timeout)
+
+    async def astream(self, call: Any, timeout: float) -> AsyncGenerator[Any, None]:
+        """The same, in a thread of its own."""
+        line, until = self.line(), time.monotonic() + timeout
+        events = self.stream_on(line, call, timeout)
+
+        def pull() -> Any:
+            return self.pull(events, until - time.monotonic(), _END)
+
+        worker = _Worker(line)
+        try:
+            while (event := await worker.do(pull)) is not _END:
+                yield event
+        finally:
+            await worker.end(events.close)
+
+    def decode(self, reply: _wire.Reply) -> ChatResponse:
+        """Read the reply."""
+        return _wire.decode_reply(reply)
+
+    def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
+        """Read the event."""
+        return _wire.decode_event(event)
+
+    def classify(self, error: Exception) -> ChatError | None:
+        """As every backend, and by the names of requests and urllib3."""
+        return transport_error(error) or super().classify(error)
+
+
+class _Worker:
+    """A thread for one question of asyncio's, so that waiting questions keep nobody else's from being asked.
+
+    `asyncio.to_thread` has six threads on two processors, for the whole program.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="isochat")
+        self._doing: asyncio.Future[Any] | None = None
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """Do it there."""
+        run: Callable[..., T] = contextvars.copy_context().run
+        self._doing = asyncio.get_running_loop().run_in_executor(self._pool, run, work)
+        return await asyncio.shield(self._doing)
+
+    async def end(self, last: Callable[[], Any] | None = None) -> None:
+        """Cut what is going on, do one last thing, and let the thread go."""
+        doing = [] if self._doing is None or self._doing.done() else [self._doing]
+        if doing:
+            self._line.cut()
+            doing[0].add_done_callback(lambda done: done.cancelled() or done.exception())
+        if last is not None:  # the thread does one thing after the other: it comes when nothing is going on any more
+            doing.append(asyncio.wrap_future(self._pool.submit(last)))
+        self._pool.shutdown(wait=False)
+        if doing:
+            await asyncio.wait(doing, timeout=_LETTING_GO)
