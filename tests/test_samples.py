@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from isochat import _refusal, _wire
+from isochat import _refusal, _responses, _wire
 from isochat._wire import Reply
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
@@ -56,6 +56,31 @@ def test_chat(expected: dict[str, Any], entry: dict[str, Any]) -> None:
     )
     assert expected["id"] == response.id
     assert expected["model"] == response.model
+
+
+@pytest.mark.parametrize(("expected", "entry"), _lines("responses"))
+def test_responses(expected: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Text, reasoning, refusal, function calls, usage, id, model and status survive, and the end follows from them."""
+    response = _responses.decode_reply(_reply(entry))
+    (choice,), usage = response.choices, response.usage
+    message = choice.message
+    # The plain decoder counts calls of functions; here, a call of a tool that takes free text is a call as well.
+    calls = [[call.id, call.name, call.arguments] for call in message.tool_calls if call.type == "function"]
+    found = {
+        "text": message.text,
+        "reasoning": message.reasoning or "",
+        "refusal": message.refusal,
+        "tool_calls": calls,
+    }
+    ends = {"incomplete": ("length", "content_filter")}.get(expected["status"], ("stop", "tool_calls"))
+
+    assert [{"index": 0, "finish_reason": None, **found}] == expected["choices"]
+    assert expected["usage"] == (
+        None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens]
+    )
+    assert (expected["id"], expected["model"]) == (response.id, response.model)
+    assert expected["status"] == response.extra.get("status")
+    assert choice.finish_reason in ends
 
 
 @pytest.mark.parametrize(("expected", "entry"), _lines("error"))

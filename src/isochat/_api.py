@@ -274,12 +274,11 @@ def render(
     **options: Unpack[ChatOptions],
 ) -> dict[str, Any]:
     """What would be sent: the body of the question as JSON, sending nothing. Raises what `query_chat()` would."""
-    from isochat import _wire
-
     found = _config.settings({"endpoint": endpoint, "backend": backend})
     request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
-    backends.find(found.backend).check(request, backends.carriers)
-    return _wire.request_to_json(request)
+    kind = backends.find(found.backend)
+    kind.check(request, backends.carriers)
+    return kind.render(request)
 
 
 def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:

@@ -38,6 +38,7 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 NOBODY_READS: Final = 141  # 128 + SIGPIPE
 
 LOCAL_ENDPOINT: Final = "databricks-claude-sonnet-4-5"
+DEMO_ENDPOINT: Final = "databricks-gpt-5-1"  # of the models that have a Responses API
 QUESTION: Final = "What is a mixture of experts model?"
 
 app = typer.Typer(
@@ -1110,7 +1111,7 @@ def demo(
     *,
     endpoint: Annotated[
         str, typer.Option("--endpoint", "-e", help="Which of the local endpoints, hence which family of models.")
-    ] = LOCAL_ENDPOINT,
+    ] = DEMO_ENDPOINT,
     as_json: AsJson = False,
 ) -> None:
     """Ask every backend the same and compare.

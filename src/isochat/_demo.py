@@ -171,9 +171,21 @@ def _compared(
         install=info.install if info.missing else None,
         first=timed.first,
         times={mode: timed.times[mode] for mode in MODES if mode in timed.times},
-        differs=tuple(mode for mode in MODES if mode in answers and answers[mode] != reference),
+        differs=tuple(mode for mode in MODES if mode in answers and not _agree(answers[mode], reference)),
         error=timed.error,
     )
+
+
+def _agree(answer: ChatResponse, reference: ChatResponse | None) -> bool:
+    """Whether two clients gave the same answer: its words, and all else that both can say.
+
+    SQL says nothing but the text, and the Responses API has ids and counts of its own.
+    """
+    if reference is None or answer.text != reference.text:
+        return False
+    facts = ("reasoning", "refusal", "finish_reason", "tool_calls")
+    pairs = [(getattr(answer, name), getattr(reference, name)) for name in facts]
+    return all(one == other for one, other in pairs if one and other)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -34,6 +34,7 @@ ANSWER_ONLY = frozenset(
         "audio",
         "content_parts",
         "function_call",
+        "output",
         "provider_specific_fields",
         "reasoning",
         "reasoning_content",

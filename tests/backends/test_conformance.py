@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from isochat import Backend, Connection
 
 
+# They speak another language than chat, so that some scenarios read otherwise: test_ai_query.py has the suite of the
+# one, test_openai_responses.py that of the other, each with its reasons.
+ELSEWHERE = {"ai-query", "openai-responses"}
+
+
 class TestBuiltIn(BackendTests):
     """Ours."""
 
-    @pytest.fixture(params=sorted(BUILT_IN))
+    @pytest.fixture(params=sorted(BUILT_IN.keys() - ELSEWHERE))
     def backend(self, connection: Connection, request: pytest.FixtureRequest) -> Backend:
         try:
             return load(request.param)(connection)

@@ -85,13 +85,13 @@ def test_openai_runs_a_tool(local: Any) -> None:
 
 
 def test_openai_does_not_try_again_what_is_not_emulated(local: Any) -> None:
-    """Asking for the Responses API fails once, plainly."""
+    """Asking for embeddings fails once, plainly."""
     openai = pytest.importorskip("openai")
     with (
         openai.OpenAI(base_url=f"{local.host}/serving-endpoints", api_key=local.token) as client,
-        pytest.raises(openai.APIStatusError, match="does not emulate the Responses API"),
+        pytest.raises(openai.APIStatusError, match="does not emulate embeddings"),
     ):
-        client.responses.create(model=GPT, input="Hi")
+        client.embeddings.create(model=GPT, input="Hi")
     assert len(local.received) == 1
 
 

@@ -366,9 +366,9 @@ def test_an_endpoints_name_is_decoded_once(asking: Any) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/serving-endpoints/responses",
+        "/serving-endpoints/open-responses",
         "/ai-gateway/mlflow/v1/chat/completions",
-        "/api/2.0/sql/statements",
+        "/api/2.0/sql/warehouses",
         "/serving-endpoints/completions",
     ],
 )

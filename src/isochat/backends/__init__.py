@@ -57,9 +57,11 @@ __all__ = [
 GROUP = "isochat.backends"
 
 BUILT_IN = {
+    "ai-query": "isochat.backends.ai_query:AIQueryBackend",
     "databricks-sdk": "isochat.backends.databricks_sdk:DatabricksSDKBackend",
     "mlflow": "isochat.backends.mlflow:MLflowBackend",
     "openai": "isochat.backends.openai:OpenAIBackend",
+    "openai-responses": "isochat.backends.openai_responses:OpenAIResponsesBackend",
     "rest": "isochat.backends.rest:RestBackend",
 }
 

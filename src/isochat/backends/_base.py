@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from isochat import _wire
 from isochat._connection import Connection
 from isochat._request import OPTIONS
 from isochat.backends._http import http_error, transport_error
@@ -24,7 +25,6 @@ from isochat.transports.deadline import within
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 
-    from isochat import _wire
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
 
 EVERYTHING = frozenset(OPTIONS) | {"stream", "extra_body"}
@@ -114,6 +114,11 @@ class Backend(ABC):
     def streams(cls) -> bool:
         """Whether it can stream: derived, not declared."""
         return cls.stream is not Backend.stream or cls.astream is not Backend.astream
+
+    @classmethod
+    def render(cls, request: ChatRequest) -> dict[str, Any]:
+        """The body that would be sent, to be looked at. Pure."""
+        return _wire.request_to_json(request)
 
     @classmethod
     def check(cls, request: ChatRequest, carriers: Callable[[str], tuple[str, ...]] = lambda _: ()) -> None:

@@ -43,6 +43,8 @@ class _Predict:
 class _Line(Line):
     """A line through MLflow: where to, over which session, and the events of a stream beneath its chunks."""
 
+    failure: Exception | None
+
     def __init__(self) -> None:
         super().__init__()
         self.host = ""

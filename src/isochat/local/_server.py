@@ -25,8 +25,10 @@ from isochat.local._echo import echo
 from isochat.local._faults import Fault, Verbatim, error_body
 from isochat.local._question import Question
 from isochat.local._received import Headers, Received, without_secret
-from isochat.local._rules import refusal
+from isochat.local._responses import Asked, Told, read
+from isochat.local._rules import Refusal, refusal
 from isochat.local._script import said
+from isochat.local._sql import Warehouse, is_statement
 from isochat.local._upstream import Upstream, UpstreamError
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Service:
     hosts: frozenset[str] | None = frozenset()
     #: How many requests `received` remembers; None for all.
     remembers: int | None = None
+    #: The SQL statements there are.
+    warehouse: Warehouse = field(default_factory=Warehouse)
     #: The `created` of every reply.
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -98,6 +102,8 @@ class Service:
                 )
             if refused is not None:
                 return await self._send(request, _json(*refused))
+            if is_statement(segments):
+                return await self._sql(request, segments, body)
             if named is None:
                 return await self._send(request, self._other(request, path, segments, body))
             return await self._chat(request, body, named)
@@ -163,6 +169,16 @@ class Service:
             f"No API found for '{request.method} {path}'. The local endpoint emulates: {emulated}.",
         )
 
+    async def _sql(self, request: web.BaseRequest, segments: list[str], body: bytes | None) -> web.StreamResponse:
+        """A SQL statement; what is ordered for the next chat question happens to the model that it asks."""
+        order = self._ordered(request) if "X-Isochat-Fault" in request.headers else None
+        if isinstance(order, Reply):
+            return await self._send(request, order)
+        if isinstance(order, Fault) and order.answers:
+            return await self._send(request, _ordered_answer(order), order)
+        said = await self.warehouse.answer(self, request.method, segments, body)
+        return await self._send(request, _json(*said), order if isinstance(order, Fault) else None)
+
     # --- chat ------------------------------------------------------------------------------------------------------
 
     async def _chat(self, request: web.BaseRequest, raw: bytes | None, name: str) -> web.StreamResponse:
@@ -173,8 +189,9 @@ class Service:
             return await self._send(request, _verbatim(order))
         if order is not None and order.answers:
             return await self._send(request, _ordered_answer(order), order)
+        path = request.raw_path.partition("?")[0]
         reply, fault = await self._answered(
-            raw, name, invocations=request.raw_path.partition("?")[0].endswith("/invocations")
+            raw, name, invocations=path.endswith("/invocations"), responses=path.endswith("/responses")
         )
         return await self._send(request, reply, order or fault)
 
@@ -187,7 +204,9 @@ class Service:
         except (ValueError, TypeError) as why:
             return _error(400, "BAD_REQUEST", f"X-Isochat-Fault: {why}")
 
-    async def _answered(self, raw: bytes | None, name: str, *, invocations: bool) -> tuple[Reply, Fault | None]:
+    async def _answered(
+        self, raw: bytes | None, name: str, *, invocations: bool, responses: bool = False
+    ) -> tuple[Reply, Fault | None]:
         try:
             body = None if raw is None else json.loads(raw, parse_constant=_no_constant)
         except ValueError as why:
@@ -202,13 +221,16 @@ class Service:
             return _error(413, "BAD_REQUEST", f"The request is larger than {limit} MiB."), None
         if endpoint is None:
             return _no_endpoint(name), None
-        no = refusal(body, endpoint, invocations=invocations)
+        asked = read(body, endpoint) if responses else None
+        no = asked if isinstance(asked, Refusal) else None
+        if asked is None:
+            no = refusal(body, endpoint, invocations=invocations)
         if no is not None:
             if isinstance(no.body, str):
                 return Reply(no.status, {"content-type": "text/plain; charset=utf-8"}, no.body.encode()), None
             return _json(no.status, no.body), None
         assert isinstance(body, dict)  # or it had been refused
-        return await self._model(Question.of(body, endpoint))
+        return await self._model(asked if isinstance(asked, Asked) else Question.of(body, endpoint))
 
     async def _model(self, question: Question) -> tuple[Reply, Fault | None]:
         rule = self.script.rule_for(question) if self.script is not None else None
@@ -234,9 +256,11 @@ class Service:
             return _error(400, "BAD_REQUEST", f"BAD_REQUEST: Invalid JSON schema - {why}"), fault
 
     def _dressed(self, question: Question, answer: Answer) -> Reply:
-        dress = Dress(question, self.created)
         if question.streams:
-            return _streamed(_sse(dress, _each(pieces(answer))))
+            return _streamed(self._events(question, _each(pieces(answer))))
+        if isinstance(question, Asked):
+            return _json(200, Told(question, self.created).whole(answer))
+        dress = Dress(question, self.created)
         reply = _json(200, dress.whole(answer))
         if question.endpoint.family.has("bedrock-ids"):
             # Recorded on whole replies only (posit-dev/chatlas tests/_vcr/test_provider_databricks).
@@ -250,13 +274,18 @@ class Service:
     async def _from_upstream(self, upstream: Upstream, question: Question) -> Reply:
         if question.streams:
             found, left = await upstream.stream(question)
-            reply = _streamed(_sse(Dress(question, self.created), found))
+            reply = _streamed(self._events(question, found))
         else:
             answer, left = await upstream.ask(question)
             reply = self._dressed(question, answer)
         if left:
             reply.headers["x-isochat-not-forwarded"] = ", ".join(left)
         return reply
+
+    def _events(self, question: Question, found: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+        if isinstance(question, Asked):
+            return _told(Told(question, self.created), found)
+        return _sse(Dress(question, self.created), found)
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
@@ -279,7 +308,7 @@ def _no_constant(name: str) -> None:
 def _chat_name(method: str, segments: list[str]) -> str | None:
     """The endpoint a chat path names, "" where the body names it, None for any other path."""
     match method, *segments:
-        case "POST", "serving-endpoints", "chat", "completions":
+        case ("POST", "serving-endpoints", "chat", "completions") | ("POST", "serving-endpoints", "responses"):
             return ""
         case "POST", "serving-endpoints", name, "invocations" if name:
             return name
@@ -357,3 +386,21 @@ async def _sse(dress: Dress, found: AsyncIterator[Piece]) -> AsyncIterator[bytes
         return
     if chunks.says_done:
         yield event("[DONE]")
+
+
+async def _told(told: Told, found: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    """The events of a Responses stream; each is named as in its `type`."""
+    for fact in told.open():
+        yield _named(fact)
+    try:
+        async for piece in found:
+            for fact in told.feed(piece):
+                yield _named(fact)
+    except UpstreamError as why:
+        yield event(why.body())
+
+
+def _named(fact: dict[str, Any]) -> bytes:
+    # Recorded of OpenAI and Azure, whose events Databricks passes on; an agent's have no sequence and no names.
+    name = f"event: {fact['type']}\n".encode() if "sequence_number" in fact else b""
+    return name + event(fact)

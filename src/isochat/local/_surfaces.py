@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from isochat.local._families import ENDPOINTS, FAMILIES
 from isochat.local._quirks import QUIRKS
+from isochat.local._responses import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,10 @@ EMULATED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/serving-endpoints/{name}/invocations", "chat, the endpoint named in the path"),
     ("POST", "/serving-endpoints/chat/completions", "chat, the endpoint named by `model`"),
     ("POST", "/serving-endpoints/{name}/served-models/{model}/invocations", "chat with one served entity"),
+    ("POST", "/serving-endpoints/responses", "the Responses API, for GPT models and agents"),
+    ("POST", "/api/2.0/sql/statements", "SQL: `ai_query` over literals, parameters and VALUES"),
+    ("GET", "/api/2.0/sql/statements/{statement_id}", "how a statement stands, and its result"),
+    ("POST", "/api/2.0/sql/statements/{statement_id}/cancel", "cancel a statement"),
     ("GET", "/api/2.0/serving-endpoints", "the list of endpoints"),
     ("GET", "/api/2.0/serving-endpoints/{name}", "one endpoint"),
     ("GET", "/api/2.0/preview/scim/v2/Me", "who the token belongs to"),
@@ -43,7 +48,6 @@ EMULATED: tuple[tuple[str, str, str], ...] = (
 )
 #: The beginnings of paths that exist on Databricks and not here, and what they are.
 NOT_EMULATED: tuple[tuple[str, str], ...] = (
-    ("/serving-endpoints/responses", "the Responses API"),
     ("/serving-endpoints/open-responses", "the Responses API for any provider"),
     ("/serving-endpoints/completions", "legacy text completions"),
     ("/serving-endpoints/embeddings", "embeddings"),
@@ -51,7 +55,7 @@ NOT_EMULATED: tuple[tuple[str, str], ...] = (
     ("/serving-endpoints/gemini", "Google's native Gemini API"),
     ("/ai-gateway", "the AI Gateway's own paths"),
     ("/api/ai-gateway", "the AI Gateway's administration"),
-    ("/api/2.0/sql", "SQL statements (`ai_query`)"),
+    ("/api/2.0/sql", "SQL other than statements"),
     ("/api/2.1/unity-catalog", "Unity Catalog"),
     ("/oidc/v1/authorize", "signing in with a browser"),
 )
@@ -158,11 +162,12 @@ def statement(endpoints: Mapping[str, Endpoint] | None = None) -> dict[str, Any]
             for f in FAMILIES.values()
         ],
         "quirks": [{"id": q.id, "part": q.part, "says": q.says, "source": q.source} for q in QUIRKS.values()],
+        "responses": [{"id": q.id, "part": q.part, "says": q.says, "source": q.source} for q in ROWS],
     }
 
 
 def tables() -> str:
-    """The statement's endpoints and quirks as the two Markdown tables the documentation shows."""
+    """The statement's endpoints and quirks as the three Markdown tables the documentation shows."""
     said = statement()
     lines = ["| endpoint | family | `model` in its replies |", "|---|---|---|"]
     lines += [f"| `{e['name']}` | {e['family']} | `{e['model']}` |" for e in said["endpoints"]]
@@ -170,4 +175,6 @@ def tables() -> str:
     for quirk in said["quirks"]:
         having = ", ".join(f["name"] for f in said["families"] if quirk["id"] in f["quirks"])
         lines.append(f"| `{quirk['id']}` | {quirk['says']} | {having} | {quirk['source']} |")
+    lines += ["", "| quirk of the Responses API | what it is | source |", "|---|---|---|"]
+    lines += [f"| `{q['id']}` | {q['says']} | {q['source']} |" for q in said["responses"]]
     return "\n".join(lines) + "\n"
