@@ -37,12 +37,13 @@ def nothing_kept() -> Iterator[None]:
 
 
 @pytest.fixture
-def workspace(local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> LocalEndpoint:
-    """The environment of someone who has a workspace."""
-    monkeypatch.setenv("DATABRICKS_HOST", local.host)
-    monkeypatch.setenv("DATABRICKS_TOKEN", local.token)
-    monkeypatch.setenv("ISOCHAT_ENDPOINT", LLAMA)
-    return local
+def workspace(local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEndpoint]:
+    """The environment of someone who has a workspace, to which nobody else has a connection open."""
+    with type(local)() as mine:
+        monkeypatch.setenv("DATABRICKS_HOST", mine.host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", mine.token)
+        monkeypatch.setenv("ISOCHAT_ENDPOINT", LLAMA)
+        yield mine
 
 
 def test_the_environment_is_enough(workspace: LocalEndpoint) -> None:
@@ -151,7 +152,7 @@ def test_a_client_that_is_not_there_names_the_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(BackendNotInstalled, match="pip install 'isochat\\[openai\\]'"):
         backends.load("openai")
 
-    assert [info.name for info in backends.available() if info.missing] == ["openai"]
+    assert [info.name for info in backends.available() if info.missing] == ["openai", "openai-responses"]
     assert backends.load("rest") is RestBackend
 
 

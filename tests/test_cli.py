@@ -880,11 +880,12 @@ def test_demo(embedded: None, typed: Typed) -> None:
 
 def test_demo_as_data(embedded: None, typed: Typed) -> None:
     """`--json` has every time and the whole answer; question and family are the user's to choose."""
-    done = typed("demo", "--json", "-e", GPT_OSS, "one", "two")
+    mini = "databricks-gpt-5-mini"
+    done = typed("demo", "--json", "-e", mini, "one", "two")
     said = json.loads(done.out)
     rest = next(row for row in said["backends"] if row["backend"] == "rest")
 
-    assert (0, True, "one two", GPT_OSS) == (done.code, said["same"], said["question"], said["endpoint"])
+    assert (0, True, "one two", mini) == (done.code, said["same"], said["question"], said["endpoint"])
     assert said["answer"]["choices"][0]["message"]["content"] == "one two"
     assert ["blocking", "asyncio", "streamed", "async streamed"] == list(rest["ms"])
     assert all(0 < ms < rest["first_ms"] * 1000 for ms in rest["ms"].values())

@@ -183,7 +183,7 @@ def _agree(answer: ChatResponse, reference: ChatResponse | None) -> bool:
     """
     if reference is None or answer.text != reference.text:
         return False
-    facts = ("reasoning", "refusal", "finish_reason", "tool_calls")
+    facts = ("reasoning", "refusal", "finish_reason", "tool_calls", "model")
     pairs = [(getattr(answer, name), getattr(reference, name)) for name in facts]
     return all(one == other for one, other in pairs if one and other)
 
