@@ -13,6 +13,7 @@ from isochat import (
     BackendNotInstalled,
     ConfigurationError,
     InvalidRequest,
+    StreamInterrupted,
     UnsupportedOption,
     aquery_chat,
     backends,
@@ -170,3 +171,48 @@ def test_aclose_closes_the_loops_connections(workspace: LocalEndpoint) -> None:
 
     assert asyncio.run(ask()) == 0
     assert query_chat("Hi").text == "Hi"
+
+
+@pytest.mark.parametrize("name", ["rest", "openai", "mlflow", "databricks-sdk"])
+def test_a_stream_that_the_caller_left_is_no_whole_answer(workspace: LocalEndpoint, name: str) -> None:
+    """After its reader was cancelled, what had come of an agent's stream is not passed off as the answer."""
+    if any(info.missing for info in backends.available() if info.name == name):
+        pytest.skip(f"the client of {name!r} is not installed")
+    from isochat.local import Fault
+
+    workspace.order(Fault(stall=8, after=2))
+
+    async def leave() -> None:
+        stream = await aquery_chat("one two three four", endpoint="agent-chat", backend=name, stream=True)
+        reading = asyncio.create_task(stream.collect())
+        await asyncio.sleep(0.2)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        with pytest.raises(StreamInterrupted) as left:
+            await stream.collect()
+        await isochat.aclose()
+
+        assert left.value.partial is not None
+        assert "one two three four".startswith(left.value.partial.text.strip())
+
+    asyncio.run(leave())
+
+
+def test_a_choice_that_never_came_is_missed(workspace: LocalEndpoint) -> None:
+    """Of three answers asked for, one that ends is not all of them."""
+    piece = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n'
+    workspace.reply(chunks=[piece])
+    with pytest.raises(StreamInterrupted):
+        list(query_chat("Hi", n=3, stream=True))
+
+
+def test_a_client_that_cannot_be_imported_says_so(workspace: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is there and broken is named, with what it said."""
+
+    def broken(self: RestBackend) -> None:
+        raise ImportError("numpy is broken")
+
+    monkeypatch.setattr(RestBackend, "warm", broken)
+    with pytest.raises(BackendNotInstalled, match="numpy is broken"):
+        query_chat("Hi")

@@ -13,7 +13,7 @@ from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
 from isochat.backends import Backend
-from isochat.errors import ChatError, InvalidRequest
+from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -230,7 +230,13 @@ def _prepare(  # noqa: PLR0917 - what the two above share
         session = _session(found, connection)
     request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
     session.check(request, backends.carriers)
-    session.warm()
+    try:
+        session.warm()
+    except ImportError as error:
+        line = backends.install_line(session.name)
+        raise BackendNotInstalled(
+            f"the {session.name!r} backend's client is there and cannot be imported: {error}", install=line
+        ) from error
     policy = retry or Retry(attempts=found.attempts)
     return session, request, Tries(policy, found.timeout, renew=session.renew)
 

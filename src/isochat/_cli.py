@@ -314,6 +314,8 @@ def _question(
             raise typer.BadParameter(f"expected NAME=JSON, got {other!r}", param_hint="--option")
         if name in options:
             raise typer.BadParameter(f"{name} is said twice", param_hint="--option")
+        if name in ("messages", "endpoint", "backend", "connection", "host", "token", "timeout", "retry", "stream"):
+            raise typer.BadParameter(f"{name} is no option of a question; see --help", param_hint="--option")
         options[name] = _json_or_word(value, f"--option {name}")
     extra = None if extra_body is None else _json_of(extra_body, "--extra-body")
     messages = [{"role": "system", "content": system}] if system is not None else []

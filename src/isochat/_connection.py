@@ -81,6 +81,8 @@ class Connection:
                 raise ConfigurationError(f"config= is a login already, and {', '.join(twice)} would be another one")
             self._hand_over(host, config, allow_http=allow_http)
             return
+        if host is not None and not isinstance(host, str):
+            raise ConfigurationError(f"host must be text, and it is {type(host).__name__}")
         arguments = {"host": host, "token": token, "profile": profile, "auth_type": auth_type, **login}
         for name in login:
             if name in _config.BY_NAME and not _config.BY_NAME[name].bound and name != "config_file":

@@ -34,6 +34,7 @@ ANSWER_ONLY = frozenset(
         "audio",
         "content_parts",
         "function_call",
+        "id",
         "output",
         "provider_specific_fields",
         "reasoning",

@@ -62,6 +62,11 @@ class Gathering:
         return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
 
     @property
+    def choices(self) -> int:
+        """How many choices have begun."""
+        return len(self._choices)
+
+    @property
     def complete(self) -> bool:
         """Whether the answer may end here.
 

@@ -65,7 +65,8 @@ class _Reading:
     def end(self) -> None:
         """The events have ended. Raises if the answer has not."""
         self.stop()
-        if self.complete or self.gathering.complete:
+        asked_for = self.request.options.get("n", 1)
+        if self.complete or (self.gathering.complete and self.gathering.choices >= asked_for):
             self.whole = True
             return
         if self.gathering.empty:
@@ -158,6 +159,10 @@ class ChatStream:
         except ChatError as error:
             self._events.close()
             raise self._reading.broken(error) from error
+        except BaseException:  # Ctrl-C, say: what was not read is lost with the generator
+            self._reading.stop()
+            self._events.close()
+            raise
         if chunk is None:
             self._events.close()
             raise StopIteration
@@ -206,7 +211,9 @@ class ChatStream:
         return self._reading.response()
 
     def close(self) -> None:
-        """Stop reading and give the connection back."""
+        """Stop reading and give the connection back. Raises `RuntimeError` while another thread is reading."""
+        if getattr(self._events, "gi_running", False):
+            raise RuntimeError("another thread is reading this stream; it is that thread's to close")
         self._reading.stop()
         self._first = None
         self._events.close()
@@ -267,6 +274,9 @@ class AsyncChatStream:
         except ChatError as error:
             await self._events.aclose()
             raise self._reading.broken(error) from error
+        except BaseException:  # a cancelled task, say: what was not read is lost with the generator
+            self._reading.stop()
+            raise
         if chunk is None:
             await self._events.aclose()
             raise StopAsyncIteration

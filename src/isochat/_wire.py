@@ -127,7 +127,7 @@ def _collected(reply: Reply) -> ChatResponse:
         raise
     if complete or gathering.complete:
         return gathering.response()
-    message = "the answer is a stream, which was not asked for, and it ends too early"
+    message = "the answer is a stream that ends too early"
     if gathering.empty:
         raise MalformedReply(message, status=reply.status, request_id=reply.request_id, body=reply.body)
     raise StreamInterrupted(message, partial=replace(gathering.response(), request_id=reply.request_id))

@@ -7,7 +7,9 @@ day to look whether the work-round may go.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
+import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +139,14 @@ def test_what_is_for_openai_is_not_sent_elsewhere(
 
 
 def test_raw_is_the_clients_own(backend: OpenAIBackend) -> None:
-    """`raw` is the client's response, and its `parse()` the `ChatCompletion` that people know."""
+    """`raw` is the `ChatCompletion` that people know; it can be stored and copied, and holds no token."""
     answer = query_chat("Hi", endpoint=GPT, backend=backend)
 
-    assert answer.raw.parse().choices[0].message.content == "Hi"
+    assert answer.raw.choices[0].message.content == "Hi"
+    assert copy.deepcopy(answer) == answer
+    assert pickle.loads(pickle.dumps(answer)) == answer
+    assert backend.connection is not None
+    assert backend.connection.headers()["Authorization"].split()[1].encode() not in pickle.dumps(answer)
 
 
 # ── surprises ────────────────────────────────────────────────────────────────────────────────────────────────────

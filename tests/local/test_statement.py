@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import isochat.local
 from isochat.local import QUIRKS, statement, tables
 
 ROOT = Path(__file__).parents[2]
@@ -13,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_documentation_has_the_generated_tables() -> None:
     """docs/local.md holds what `isochat.local.tables()` gives; run that again after changing a row."""
+    if not (ROOT / "docs/local.md").exists():
+        pytest.skip("the documentation is not here: these tests run against the wheel")
     page = (ROOT / "docs/local.md").read_text(encoding="utf-8")
     assert page.partition("<!-- generated -->\n")[2].partition("<!-- /generated -->")[0].strip() == tables().strip()
 
@@ -27,7 +32,7 @@ def test_it_says_what_it_is(asking: Any) -> None:
 
 def test_every_quirk_switches_something() -> None:
     """A row that no code asks for is idle; a name in the code that no row has would always be false."""
-    folder = ROOT / "src/isochat/local"
+    folder = Path(isochat.local.__file__).parent
     code = {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.py")}
     asked = set(re.findall(r'\.has\(\s*"([^"]+)"', "".join(code.values())))
     assert asked <= set(QUIRKS)

@@ -90,7 +90,7 @@ def load(name: str) -> type[Backend]:
     """The backend of that name. Raises `BackendNotFound` or, with the line that installs it, `BackendNotInstalled`."""
     found = find(name)
     if missing := _missing(found):
-        line = _install_line(name)
+        line = install_line(name)
         raise BackendNotInstalled(
             f"the {name!r} backend needs {', '.join(missing)}, which is not installed", install=line
         )
@@ -115,7 +115,7 @@ def _info(name: str) -> BackendInfo:
         route=backend.route,
         carries=backend.carries,
         missing=_missing(backend),
-        install=_install_line(name),
+        install=install_line(name),
         stream=backend.streams(),
         async_stream=backend.streams(),
     )
@@ -167,7 +167,8 @@ def _is_there(module: str) -> bool:
     return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
 
 
-def _install_line(name: str) -> str:
+def install_line(name: str) -> str:
+    """What to type to install a backend's client."""
     if name == "rest":  # it needs no more than isochat itself
         return "pip install isochat"
     return f"pip install 'isochat[{name}]'" if name in BUILT_IN else f"pip install {' '.join(_others().get(name, ()))}"

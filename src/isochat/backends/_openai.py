@@ -161,4 +161,9 @@ def _custom_headers(said: str) -> list[str]:
 
 
 def _reply(response: Any) -> _wire.Reply:
-    return _wire.Reply(response.status_code, lowered(response.headers), response.http_response.content, response)
+    body = response.http_response.content
+    try:
+        raw = response.parse()  # what the client's user gets; its response holds the client, and the token with it
+    except Exception:  # noqa: BLE001 - what the client cannot read is read from the bytes all the same
+        raw = body
+    return _wire.Reply(response.status_code, lowered(response.headers), body, raw)

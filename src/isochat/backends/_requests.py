@@ -515,6 +515,8 @@ class _Worker:
         """Do it there."""
         run: Callable[..., T] = contextvars.copy_context().run
         self._doing = asyncio.get_running_loop().run_in_executor(self._pool, run, work)
+        # Whoever waits may be gone by the time it fails, and then nobody asks what became of it.
+        self._doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._doing)
 
     async def end(self, last: Callable[[], Any] | None = None) -> None:
@@ -522,7 +524,6 @@ class _Worker:
         doing = [] if self._doing is None or self._doing.done() else [self._doing]
         if doing:
             self._line.cut()
-            doing[0].add_done_callback(lambda done: done.cancelled() or done.exception())
         if last is not None:  # the thread does one thing after the other: it comes when nothing is going on any more
             doing.append(asyncio.wrap_future(self._pool.submit(last)))
         self._pool.shutdown(wait=False)

@@ -87,14 +87,24 @@ class AIQueryBackend(Backend):
         self._found_warehouse = warehouse_id
         self._client = PerProcess(self._make, lambda client: session(client).close())
 
+    @classmethod
+    def render(cls, request: ChatRequest) -> dict[str, Any]:
+        """The statement and its parameters."""
+        said = cls._statement(request, None)
+        return {"statement": said.text, "parameters": dict(said.parameters)}
+
     def encode(self, request: ChatRequest) -> _sql.Statement:
         """The statement and its parameters."""
+        return self._statement(request, self._template)
+
+    @classmethod
+    def _statement(cls, request: ChatRequest, template: PromptTemplate | None) -> _sql.Statement:
         try:
-            return _sql.statement(request, self._template)
+            return _sql.statement(request, template)
         except _sql.Conversation:
-            others = tuple(name for name in BUILT_IN if name != self.name)
+            others = tuple(name for name in BUILT_IN if name != cls.name)
             raise UnsupportedOption(
-                f"the {self.name!r} backend carries one prompt: a single user message of plain text, and this is more",
+                f"the {cls.name!r} backend carries one prompt: a single user message of plain text, and this is more",
                 option="messages",
                 carried_by=others,
                 hint="isochat.backends.ai_query.AIQueryBackend(prompt_template='roles') writes a conversation as one "

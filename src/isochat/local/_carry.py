@@ -67,16 +67,19 @@ async def _carry_events(
     response.enable_chunked_encoding()
     await response.prepare(request)
     sent, error_at = 0, 1 if fault.after is None else fault.after
-    async for part in events:
-        if await _interrupted(request, response, fault, sent, error_at):
-            return response
-        await response.write(part)
-        sent += 1
-        pause = fault.drip or reply.pause
-        if pause:
-            await asyncio.sleep(pause)
-    if not await _interrupted(request, response, fault, sent, error_at):
-        await response.write_eof()
+    try:
+        async for part in events:
+            if await _interrupted(request, response, fault, sent, error_at):
+                return response
+            await response.write(part)
+            sent += 1
+            pause = fault.drip or reply.pause
+            if pause:
+                await asyncio.sleep(pause)
+        if not await _interrupted(request, response, fault, sent, error_at):
+            await response.write_eof()
+    except ConnectionResetError:
+        return response  # the client left the stream, as it may
     return response
 
 
