@@ -36,7 +36,7 @@ from isochat._types import (
     Video,
     number,
 )
-from isochat.errors import InvalidRequest, MalformedReply, ServiceError, StreamInterrupted, UnsupportedOption
+from isochat.errors import InvalidRequest, MalformedReply, ServiceError, UnsupportedOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -381,41 +381,15 @@ def decode_reply(reply: _wire.Reply) -> ChatResponse:
 
     Raises a `ServiceError` if the service said no, under whatever status, and `MalformedReply` if it made no sense.
     """
-    if not _wire.OK <= reply.status < 300:
-        raise explained(_refusal.service_error(reply.status, reply.headers, reply.body))
-    raw = reply.raw if reply.raw is not None else reply.body
-    if reply.is_event_stream:
-        return replace(_collected(reply), request_id=reply.request_id, raw=raw)
-    value = _wire.read_json(reply.body, reply)
-    if _refusal.complains(value):
-        raise explained(_refusal.service_error(reply.status, reply.headers, value))
     try:
-        return replace(decode_response(value), request_id=reply.request_id, raw=raw)
-    except MalformedReply as error:
-        message = f"the answer makes no sense: {error.message}"
-        raise MalformedReply(
-            message, status=reply.status, request_id=reply.request_id, body=value, path=error.path
-        ) from None
-
-
-def _collected(reply: _wire.Reply) -> ChatResponse:
-    """The answer in a stream that was not asked for: nothing says that a custom agent heeds `stream`."""
-    gathering, complete = Gathering(), False
-    try:
-        for step in unfolding(_sse.events_in(reply.body)):
-            said = decode_event(step)
-            complete = complete or said is _wire.Done.DONE
-            if isinstance(said, ChatChunk):
-                gathering.add(said)
-    except (ServiceError, MalformedReply) as error:
-        error.request_id = error.request_id or reply.request_id
+        return _wire.read_reply(reply, decode_response, _pieces)
+    except ServiceError as error:
+        explained(error)
         raise
-    if complete or gathering.complete:
-        return gathering.response()
-    message = "the answer is a stream, which was not asked for, and it ends too early"
-    if gathering.empty:
-        raise MalformedReply(message, status=reply.status, request_id=reply.request_id, body=reply.body)
-    raise StreamInterrupted(message, partial=replace(gathering.response(), request_id=reply.request_id))
+
+
+def _pieces(body: bytes) -> Iterable[ChatChunk | _wire.Done | None]:
+    return map(decode_event, unfolding(_sse.events_in(body)))
 
 
 def decode_response(value: Any) -> ChatResponse:

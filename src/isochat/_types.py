@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -465,9 +465,6 @@ class ChatRequest:
         if self.extra_body:
             names.add("extra_body")
         return frozenset(names)
-
-
-ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Mapping[str, Any]
 
 
 def shorten(text: str, width: int = 60) -> str:

@@ -36,7 +36,7 @@ from isochat._types import ChatChunk
 from isochat.errors import MalformedReply, ServiceError, StreamInterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from isochat._types import ChatResponse
 
@@ -57,6 +57,7 @@ __all__ = [
     "message_to_json",
     "part_to_json",
     "read_json",
+    "read_reply",
     "request_to_json",
     "response_to_json",
     "to_bytes",
@@ -96,16 +97,25 @@ def decode_reply(reply: Reply) -> ChatResponse:
 
     Raises a `ServiceError` if the service said no, under whatever status, and `MalformedReply` if it made no sense.
     """
+    return read_reply(reply, decode_completion, lambda body: map(decode_event, _sse.events_in(body)))
+
+
+def read_reply(
+    reply: Reply,
+    whole: Callable[[Any], ChatResponse],
+    pieces: Callable[[bytes], Iterable[ChatChunk | Done | None]],
+) -> ChatResponse:
+    """`decode_reply` for any of the service's languages: how it says an answer whole, and how in a stream."""
     if not OK <= reply.status < 300:
         raise _refusal.service_error(reply.status, reply.headers, reply.body)
     raw = reply.raw if reply.raw is not None else reply.body
     if reply.is_event_stream:
-        return replace(_collected(reply), request_id=reply.request_id, raw=raw)
+        return replace(_collected(reply, pieces), request_id=reply.request_id, raw=raw)
     value = read_json(reply.body, reply)
     if _refusal.complains(value) and not (isinstance(value, dict) and value.get("choices")):
         raise _refusal.service_error(reply.status, reply.headers, value)
     try:
-        return replace(decode_completion(value), request_id=reply.request_id, raw=raw)
+        return replace(whole(value), request_id=reply.request_id, raw=raw)
     except MalformedReply as error:
         message = f"the answer makes no sense: {error.message}"
         raise MalformedReply(
@@ -113,12 +123,11 @@ def decode_reply(reply: Reply) -> ChatResponse:
         ) from None
 
 
-def _collected(reply: Reply) -> ChatResponse:
+def _collected(reply: Reply, pieces: Callable[[bytes], Iterable[ChatChunk | Done | None]]) -> ChatResponse:
     """The answer in a stream that was not asked for: nothing says that a custom endpoint heeds `stream`."""
     gathering, complete = Gathering(), False
     try:
-        for event in _sse.events_in(reply.body):
-            said = decode_event(event)
+        for said in pieces(reply.body):
             complete = complete or said is Done.DONE
             if isinstance(said, ChatChunk):
                 gathering.add(said)
