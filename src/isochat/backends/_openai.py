@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from isochat._connection import Connection
+    from isochat._types import ChatRequest
 
 
 class OpenAIClient(Backend):
@@ -37,6 +38,8 @@ class OpenAIClient(Backend):
 
     #: The module that the client imports when `_resource` is first touched.
     _resources: ClassVar[str]
+    #: What of a question's body `create` has keywords for, beside the model and `stream`.
+    _keywords: ClassVar[frozenset[str]]
 
     connection: Connection | None
 
@@ -53,6 +56,12 @@ class OpenAIClient(Backend):
             lambda: self._make_async() if async_client is None else async_client.with_options(max_retries=0),
             self._aclose_own,
         )
+
+    def encode(self, request: ChatRequest) -> dict[str, Any]:
+        """The keywords of `create`: the body's own names where it has one, and `extra_body` for the rest."""
+        body = self.render(request)
+        keywords = {name: body.pop(name) for name in ("model", "stream", *self._keywords) if name in body}
+        return {**keywords, "extra_body": body} if body else keywords
 
     def send(self, call: dict[str, Any], timeout: float) -> _wire.Reply:
         """Create the completion."""

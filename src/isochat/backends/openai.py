@@ -57,21 +57,12 @@ class OpenAIBackend(OpenAIClient):
     route: ClassVar[str] = "/serving-endpoints/chat/completions"
 
     _resources: ClassVar[str] = "openai.resources.chat.completions"
+    _keywords: ClassVar[frozenset[str]] = KEYWORDS | {"messages"}
 
     @classmethod
     def render(cls, request: ChatRequest) -> dict[str, Any]:
         """The body, the endpoint's name in it."""
         return {"model": request.endpoint, **_wire.request_to_json(request)}
-
-    def encode(self, request: ChatRequest) -> dict[str, Any]:
-        """The keywords of `create`."""
-        body = _wire.request_to_json(request)
-        keywords = {name: body.pop(name) for name in ("messages", *KEYWORDS) if name in body}
-        if body.pop("stream", False):
-            keywords["stream"] = True
-        if body:
-            keywords["extra_body"] = body
-        return {"model": request.endpoint, **keywords}
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
         """Read the reply."""

@@ -72,21 +72,12 @@ class OpenAIResponsesBackend(OpenAIClient):
     route: ClassVar[str] = "/serving-endpoints/responses"
 
     _resources: ClassVar[str] = "openai.resources.responses"
+    _keywords: ClassVar[frozenset[str]] = KEYWORDS
 
     @classmethod
     def render(cls, request: ChatRequest) -> dict[str, Any]:
         """The body, the endpoint's name in it."""
         return {"model": request.endpoint, **_responses.request_to_json(request)}
-
-    def encode(self, request: ChatRequest) -> dict[str, Any]:
-        """The keywords of `create`."""
-        body = _responses.request_to_json(request)
-        keywords = {name: body.pop(name) for name in KEYWORDS if name in body}
-        if body.pop("stream", False):
-            keywords["stream"] = True
-        if body:
-            keywords["extra_body"] = body
-        return {"model": request.endpoint, **keywords}
 
     def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
         """Create the response and give its events as they come, each with the stream that it belongs to."""
