@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import os
 import pickle
 import re
 import subprocess
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from isochat._config import NAMES, Name, Setting, Settings, settings, workspace_host
+from isochat._config import NAMES, Name, Setting, Settings, recall, settings, workspace_host
 from isochat.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -618,6 +619,92 @@ def test_host_with_a_login_is_not_shown(find: Callable[..., Settings]) -> None:
     found = find({"DATABRICKS_HOST": f"https://token:{CANARY}@w.example"})
 
     assert CANARY not in repr(found)
+
+
+@pytest.fixture
+def here(home: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process stands in the project, whose files nobody has touched for an hour."""
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(project)
+    _write(project / "isochat.toml", 'endpoint = "first"\n')
+    return project
+
+
+def _write(file: Path, text: str, *, age: float = 3600.0) -> None:
+    file.write_text(text)
+    os.utime(file, (time.time() - age, time.time() - age))
+
+
+def test_settings_are_remembered(here: Path) -> None:
+    """What was found is not looked for again while it holds, by asyncio's callers without touching the disk."""
+    assert recall({"host": "https://a.example"}) is None
+    found = settings({"host": "https://a.example"})
+
+    assert found.endpoint == "first"
+    assert settings({"host": "https://a.example"}) is found
+    assert recall({"host": "https://a.example"}, max_age=3600.0) is found
+    assert recall({"host": "https://b.example"}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "endpoint"),
+    [
+        ("edit", "other"),
+        ("delete", None),
+        ("nearer", "other"),
+        ("profile", "first"),
+        ("variable", "other"),
+        ("folder", None),
+        ("repository", None),
+    ],
+)
+def test_a_change_is_noticed(
+    here: Path, home: Path, monkeypatch: pytest.MonkeyPatch, change: str, endpoint: str | None
+) -> None:
+    """Whatever could change a setting ends the remembering at once."""
+    below = here / "below"
+    below.mkdir()
+    if change in ("nearer", "repository"):
+        monkeypatch.chdir(below)
+    assert (settings().endpoint, settings().get("host")) == ("first", None)
+
+    match change:
+        case "edit":
+            _write(here / "isochat.toml", 'endpoint = "other"\n', age=1800.0)
+        case "delete":
+            (here / "isochat.toml").unlink()
+        case "nearer":
+            _write(below / "pyproject.toml", '[tool.isochat]\nendpoint = "other"\n')
+        case "profile":
+            _write(home / ".databrickscfg", "[DEFAULT]\nhost = https://a.example\n")
+        case "variable":
+            monkeypatch.setenv("ISOCHAT_ENDPOINT", "other")
+        case "folder":
+            monkeypatch.chdir(home)
+        case _:
+            (below / ".git").mkdir()
+
+    after = settings()
+    assert after.endpoint == endpoint
+    assert after.get("host") == ("https://a.example" if change == "profile" else None)
+
+
+def test_a_file_just_written_is_not_relied_on(here: Path) -> None:
+    """It may be written again within the same tick of the disk's clock, and look the same."""
+    stamp = time.time()
+    for endpoint in ("one", "two"):
+        (here / "isochat.toml").write_text(f'endpoint = "{endpoint}"\n')
+        os.utime(here / "isochat.toml", (stamp, stamp))
+        assert settings().endpoint == endpoint
+
+
+def test_a_secret_among_the_arguments_is_not_remembered(here: Path) -> None:
+    """A token that was given for one question is not kept beyond it."""
+    given = {"host": "https://a.example", "token": CANARY}
+
+    assert settings(given).get("token") == CANARY
+    assert recall(given) is None
 
 
 def test_cheap(find: Callable[..., Settings], profiles: Path, project: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from weakref import WeakKeyDictionary
 
 from isochat import _config, backends
 from isochat._connection import Connection, connect
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from isochat._types import ChatRequest, ChatResponse
 
 _kept: dict[tuple[str, Hashable], Backend] = {}
+_homes: WeakKeyDictionary[_config.Settings, Backend] = WeakKeyDictionary()  # the way from remembered settings to those
 _kept_lock = threading.Lock()
+_FRESH: Final = 1.0  # seconds for which asyncio's callers do not look at the configuration files again
 
 
 @overload
@@ -109,7 +112,11 @@ def query_chat(
     are a `ChatError`.
     """
     asked = {"endpoint": endpoint, "host": host, "token": token, "timeout": timeout}
-    session, request, tries = _prepare(messages, backend, connection, asked, retry, stream, extra_body, options)
+    session, found = _ready(backend, connection, asked)
+    request = _question(messages, session, found, stream, extra_body, options)
+    if not session.is_warm:
+        _warm(session)
+    tries = _tries(retry, session, found)
     try:
         if stream:
             return ChatStream.open(session, request, tries)
@@ -183,10 +190,14 @@ async def aquery_chat(
     Nothing blocks the event loop: a client that knows no asyncio runs in a worker thread.
     """
     asked = {"endpoint": endpoint, "host": host, "token": token, "timeout": timeout}
-    # Files may be read and the local endpoint started here, neither of which belongs on the loop.
-    session, request, tries = await asyncio.to_thread(
-        _prepare, messages, backend, connection, asked, retry, stream, extra_body, options
-    )
+    ready = _at_hand(backend, connection, asked)
+    if ready is None:
+        ready = await asyncio.to_thread(_ready, backend, connection, asked)
+    session, found = ready
+    request = _question(messages, session, found, stream, extra_body, options)
+    if not session.is_warm:
+        await asyncio.to_thread(_warm, session)
+    tries = _tries(retry, session, found)
 
     async def send(left: float) -> ChatResponse:
         return session.decode(await session.aattempt(call, left))
@@ -200,36 +211,73 @@ async def aquery_chat(
         raise _placed(error, session, request) from error.__cause__
 
 
-def _prepare(  # noqa: PLR0917 - what the two above share
-    messages: Any,
-    backend: str | Backend | None,
-    connection: Connection | None,
-    asked: Mapping[str, Any],
-    retry: Retry | None,
-    stream: bool,  # noqa: FBT001 - it was a keyword where the caller wrote it
-    extra_body: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> tuple[Backend, ChatRequest, Tries]:
-    """Everything before the first byte: the session, the question in its common form, and its time."""
-    given = {"backend": (backend, str | Backend), "connection": (connection, Connection), "retry": (retry, Retry)}
-    for name, (value, kind) in given.items():
+def _ready(
+    backend: str | Backend | None, connection: Connection | None, asked: Mapping[str, Any]
+) -> tuple[Backend, _config.Settings]:
+    """The session that carries the question, and the settings that hold.
+
+    Files may be read here and the local endpoint started, neither of which belongs on an event loop.
+    """
+    for name, value, kind in (("backend", backend, str | Backend), ("connection", connection, Connection)):
         if value is not None and not isinstance(value, kind):
             raise InvalidRequest(f"a value of type {type(value).__name__} is none", path=name)
     own = asked["host"] is not None or asked["token"] is not None
     if connection is not None and own:
         raise InvalidRequest("a Connection is a host and a login already; leave out host and token", path="connection")
-    named = backend if isinstance(backend, str) else None
-    found = _config.settings({**asked, "backend": named})
-    if isinstance(backend, Backend):
-        if connection is not None or own:
-            raise InvalidRequest(
-                "a Backend holds its own connection; leave out connection, host and token", path="backend"
-            )
-        session = backend
-    else:
-        session = _session(found, connection)
+    if isinstance(backend, Backend) and (connection is not None or own):
+        raise InvalidRequest("a Backend holds its own connection; leave out connection, host and token", path="backend")
+    found = _config.settings({**asked, "backend": _named(backend)})
+    return (backend if isinstance(backend, Backend) else _session(found, connection)), found
+
+
+def _at_hand(
+    backend: str | Backend | None, connection: Connection | None, asked: Mapping[str, Any]
+) -> tuple[Backend, _config.Settings] | None:
+    """What `_ready` would give, if that is known without touching the disk."""
+    if connection is not None or (isinstance(backend, Backend) and asked["host"] is not None):
+        return None
+    found = _config.recall({**asked, "backend": _named(backend)}, max_age=_FRESH)
+    if found is None:
+        return None
+    session = backend if isinstance(backend, Backend) else _homes.get(found)
+    return None if session is None else (session, found)
+
+
+def _named(backend: str | Backend | None) -> str | None:
+    return backend if isinstance(backend, str) else None
+
+
+def _session(found: _config.Settings, connection: Connection | None) -> Backend:
+    """The backend of that name for that connection: made once, and kept, since it holds open connections."""
+    if connection is None and (known := _homes.get(found)) is not None:
+        return known
+    kind = backends.load(found.backend)
+    to = connect(found) if connection is None else connection
+    key = found.backend, to.key()
+    with _kept_lock:
+        if key not in _kept:
+            _kept[key] = kind(to)
+        if connection is None and found.get("host") != _config.LOCAL:  # a forked child has a local endpoint of its own
+            _homes[found] = _kept[key]
+        return _kept[key]
+
+
+def _question(  # noqa: PLR0917 - what the two above share
+    messages: Any,
+    session: Backend,
+    found: _config.Settings,
+    stream: bool,  # noqa: FBT001 - it was a keyword where the caller wrote it
+    extra_body: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> ChatRequest:
+    """The question in its common form, which this session can carry."""
     request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
     session.check(request, backends.carriers)
+    return request
+
+
+def _warm(session: Backend) -> None:
+    """Have the client imported, before the question's time begins."""
     try:
         session.warm()
     except ImportError as error:
@@ -237,19 +285,14 @@ def _prepare(  # noqa: PLR0917 - what the two above share
         raise BackendNotInstalled(
             f"the {session.name!r} backend's client is there and cannot be imported: {error}", install=line
         ) from error
-    policy = retry or Retry(attempts=found.attempts)
-    return session, request, Tries(policy, found.timeout, renew=session.renew)
+    session.is_warm = True
 
 
-def _session(found: _config.Settings, connection: Connection | None) -> Backend:
-    """The backend of that name for that connection: made once, and kept, since it holds open connections."""
-    kind = backends.load(found.backend)
-    connection = connection if connection is not None else connect(found)
-    key = (found.backend, connection.key())
-    with _kept_lock:
-        if key not in _kept:
-            _kept[key] = kind(connection)
-        return _kept[key]
+def _tries(retry: Retry | None, session: Backend, found: _config.Settings) -> Tries:
+    """The question's time, which begins now."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise InvalidRequest(f"a value of type {type(retry).__name__} is none", path="retry")
+    return Tries(retry or Retry(attempts=found.attempts), found.timeout, renew=session.renew)
 
 
 def close() -> None:
@@ -257,6 +300,7 @@ def close() -> None:
     with _kept_lock:
         sessions = tuple(_kept.values())
         _kept.clear()
+        _homes.clear()
     for session in sessions:
         session.close()
 
@@ -266,6 +310,7 @@ async def aclose() -> None:
     with _kept_lock:
         sessions = tuple(_kept.values())
         _kept.clear()
+        _homes.clear()
     for session in sessions:
         await session.aclose()
 

@@ -24,15 +24,16 @@ import math
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from isochat.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
 __all__ = ["NAMES", "Name", "Setting", "Settings", "settings", "workspace_host"]
 
@@ -165,7 +166,7 @@ class Setting:
         return f"Setting({self.name}={self.shown}, from {self.source})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Settings:
     """All settings that hold, each with its source. Iterating gives them as `Setting`, in the order of `NAMES`."""
 
@@ -265,12 +266,29 @@ def settings(
     An argument that is None or "" counts as not given, and so does an empty variable. Raises `ConfigurationError` for
     an unknown name, a value that makes no sense and a file that cannot be read, always naming the place. A login that
     is missing or ambiguous is no error here: a caller that brings its own client needs none.
-    """
-    environ = os.environ if environ is None else environ
-    home = _home() if home is None else home
-    cwd = _cwd() if cwd is None else cwd
 
-    argued = _arguments(arguments or {})
+    What this process's own surroundings gave is remembered for as long as they stay the same.
+    """
+    if not (environ is None and cwd is None and home is None):
+        return _find(
+            arguments or {},
+            os.environ if environ is None else environ,
+            _cwd() if cwd is None else cwd,
+            _home() if home is None else home,
+        )
+    if (known := recall(arguments)) is not None:
+        return known
+    environment, began = dict(_environment()), time.time()
+    cwd, home = _cwd(), _home()
+    found = _find(arguments or {}, os.environ, cwd, home)
+    if (key := _key(arguments)) is not None and cwd is not None:
+        files = _looked_at(found, cwd, home)
+        _remember(key, _Memory(found, environment, str(cwd), files, time.monotonic()), began)
+    return found
+
+
+def _find(arguments: Mapping[str, object], environ: Mapping[str, str], cwd: Path | None, home: Path | None) -> Settings:
+    argued = _arguments(arguments)
     own = _variables(environ, _OWN_VARIABLES)
     standard = _variables(environ, _STANDARD_VARIABLES)
     clouds = _variables(environ, _CLOUD_VARIABLES)
@@ -287,6 +305,97 @@ def settings(
         ),
         self_evident=any(environ.get(variable, "").lower() not in {"", "false"} for variable in _SELF_EVIDENT),
     )
+
+
+# ---------------------------------------------------------------------------------------------------- remembered
+
+_MOST: Final = 256  # different questions' settings that are kept
+_UNSURE: Final = 2.0  # seconds: a file as young as this may change again and show the same time
+_Stamp: TypeAlias = "tuple[int, ...] | None"
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Settings, and what they were found in."""
+
+    found: Settings
+    environment: dict[Any, Any]
+    folder: str
+    files: dict[str, _Stamp]
+    looked: float
+
+
+_memories: dict[Hashable, _Memory] = {}
+
+
+def recall(arguments: Mapping[str, object] | None = None, *, max_age: float = 0.0) -> Settings | None:
+    """What `settings(arguments)` would give, if it was found before and still holds; None if that is not known.
+
+    The environment is compared each time. The working directory and the files are looked at each time too, or, given
+    a `max_age` in seconds, not at all: what was last looked at longer ago is then not known. So with an age nothing is
+    asked of the disk, and it may be called on an event loop.
+    """
+    memory = _memories.get(_key(arguments))
+    if memory is None or memory.environment != _environment():
+        return None
+    now = time.monotonic()
+    if max_age:
+        return memory.found if now - memory.looked < max_age else None
+    if memory.folder != _folder() or any(_stamp(file) != was for file, was in memory.files.items()):
+        return None
+    memory.looked = now
+    return memory.found
+
+
+def _key(arguments: Mapping[str, object] | None) -> Hashable:
+    """What tells these arguments from others; None if they are not to be kept, because a secret is among them."""
+    given = [(name, value) for name, value in (arguments or {}).items() if value is not None]
+    plain = all(
+        isinstance(value, (str, int, float)) and (known := BY_NAME.get(name)) is not None and not known.secret
+        for name, value in given
+    )
+    return tuple((name, type(value), value) for name, value in given) if plain else None
+
+
+def _remember(key: Hashable, memory: _Memory, began: float) -> None:
+    """Keep what was found, unless one of its files may be changing just now."""
+    youngest = max((stamp[0] / 1e9 for stamp in memory.files.values() if stamp), default=0.0)
+    if began - youngest > _UNSURE:
+        if len(_memories) >= _MOST:
+            _memories.clear()
+        _memories[key] = memory
+
+
+def _looked_at(found: Settings, cwd: Path, home: Path | None) -> dict[str, _Stamp]:
+    """Every file that could have said something, there or not."""
+    names = (*(file for file, _ in _PROJECT_FILES), ".git")
+    paths = [folder / name for folder in _folders(cwd, home) for name in names]
+    if (path := _profiles(found.get("config_file"), home)) is not None:
+        paths.append(path)
+    return {str(path): _stamp(str(path)) for path in paths}
+
+
+def _environment() -> dict[Any, Any]:
+    """The environment, to be compared: as it is, for `os.environ` decodes every value that it is asked for."""
+    inner = getattr(os.environ, "_data", None)
+    return inner if isinstance(inner, dict) else dict(os.environ)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a Path takes three times as long
+    except OSError:
+        return None
+
+
+def _stamp(path: str) -> _Stamp:
+    try:
+        seen = os.stat(path)  # noqa: PTH116 - as above
+    except OSError:
+        return None
+    if stat.S_ISDIR(seen.st_mode):  # what changes in it is not our business
+        return 0, 0, seen.st_ino, seen.st_mode
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino, seen.st_mode
 
 
 def _home() -> Path | None:
@@ -410,21 +519,27 @@ def _project(cwd: Path | None, home: Path | None) -> _Place:
     where = "isochat.toml or pyproject.toml [tool.isochat]"
     if cwd is None:
         return _Place(where, {}, note=" (the working directory is gone)")
-    for folder in (cwd, *cwd.parents):
-        if not _everybodys(folder):
-            for file, keys in _PROJECT_FILES:
-                path = folder / file
-                table = _toml(path, keys, home)
-                if table is not None:
-                    label = f"{_shown(path, home)}{' [tool.isochat]' if keys else ''}"
-                    values = {key: value for key, value in table.items() if value != ""}
-                    other = values.get("config_file")
-                    if isinstance(other, str) and not other.startswith("~"):
-                        values["config_file"] = str(folder / other)
-                    return _Place(label, values)
-        if folder == home or (folder / ".git").exists():
-            break
+    for folder in _folders(cwd, home):
+        if _everybodys(folder):
+            continue
+        for file, keys in _PROJECT_FILES:
+            path = folder / file
+            table = _toml(path, keys, home)
+            if table is not None:
+                label = f"{_shown(path, home)}{' [tool.isochat]' if keys else ''}"
+                values = {key: value for key, value in table.items() if value != ""}
+                other = values.get("config_file")
+                if isinstance(other, str) and not other.startswith("~"):
+                    values["config_file"] = str(folder / other)
+                return _Place(label, values)
     return _Place(where, {}, note=f" (there is none from {_shown(cwd, home)} upwards)")
+
+
+def _folders(cwd: Path, home: Path | None) -> Iterator[Path]:
+    for folder in (cwd, *cwd.parents):
+        yield folder
+        if folder == home or (folder / ".git").exists():
+            return
 
 
 def _everybodys(folder: Path) -> bool:
@@ -520,7 +635,7 @@ def _insert_profile(places: list[_Place], home: Path | None) -> list[str]:
         if name.login and name.name in place.values
     ]
     file = next((setting for place in places if (setting := place.setting("config_file"))), None)
-    path = _expanded(Path(file.value) if file else Path("~/.databrickscfg"), home)
+    path = _profiles(file.value if file else None, home)
     shown = _shown(path, home) if path else "~/.databrickscfg"
 
     if host and logins:
@@ -589,7 +704,9 @@ def _databrickscfg(
     return section, {key: value for key, value in ini[section].items() if key in known and value}, ""
 
 
-def _expanded(path: Path, home: Path | None) -> Path | None:
+def _profiles(config_file: str | None, home: Path | None) -> Path | None:
+    """The file that profiles stand in; None where that is the home directory's and there is none."""
+    path = Path(config_file or "~/.databrickscfg")
     if path.parts[:1] != ("~",):
         return path
     return home.joinpath(*path.parts[1:]) if home else None

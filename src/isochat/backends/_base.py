@@ -50,6 +50,7 @@ class Backend(ABC):
     route: ClassVar[str] = ""
 
     connection: Connection | None
+    is_warm: bool = False  # whether `warm` has been called
 
     def __init__(self, connection: Connection | None = None) -> None:
         """A session on a connection; without one, on whatever the environment and the files say."""
