@@ -35,6 +35,7 @@ LAYERS = [
         "_gather",
         "_sse",
         "_refusal",
+        "_events",
         "_retry",
         "_connection",
         "_config",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from isochat import errors
-from isochat._retry import Retry, Tries, aask, ask
+from isochat._retry import Retry, RetryBudget, Tries, aask, ask
 from isochat.errors import (
     Attempt,
     AuthenticationFailed,
@@ -123,7 +123,9 @@ def test_chance_takes_off_up_to_half(clock: Clock, chance: float, expected: floa
 
 def test_very_many_attempts_do_not_overflow(clock: Clock) -> None:
     """The doubling ends before a float does."""
-    assert 30.0 == max(waits(Tries(Retry(attempts=2000), now=clock, chance=lambda: 0.0)))
+    policy = Retry(attempts=2000, budget=RetryBudget(burst=2000))
+
+    assert 30.0 == max(waits(Tries(policy, now=clock, chance=lambda: 0.0)))
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.25, 3.0, 120.0])
@@ -184,7 +186,7 @@ def test_deadline_carries_cause_and_attempts(clock: Clock, elapsed: float) -> No
 
     assert 10 == caught.value.timeout
     assert error is caught.value.__cause__
-    assert (Attempt("RateLimited", 429, 1.0),) == caught.value.attempts
+    assert (Attempt("RateLimited", 429, 1.0, sent=True),) == caught.value.attempts
 
 
 def test_a_question_whose_time_is_over_at_once_has_no_cause(clock: Clock) -> None:
@@ -193,6 +195,98 @@ def test_a_question_whose_time_is_over_at_once_has_no_cause(clock: Clock) -> Non
         Tries(Retry(), 0, now=clock).left()
 
     assert (None, ()) == (caught.value.__cause__, caught.value.attempts)
+
+
+# ── what may be paid for twice ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("sent", "resend", "asked"), [
+    (True, True, 3), (None, True, 3), (False, True, 3), (True, False, 1), (None, False, 1), (False, False, 3),
+])  # fmt: skip
+def test_what_may_have_been_answered_is_sent_again_only_if_it_may_be(
+    clock: Clock, *, sent: bool | None, resend: bool, asked: int
+) -> None:
+    """`resend=False` asks again where nothing had gone out, and nowhere else."""
+    tries = Tries(Retry(resend=resend), now=clock)
+    waits(tries, lambda: ConnectionFailed("gone", sent=sent))
+
+    assert [sent] * asked == [attempt.sent for attempt in tries.attempts]
+
+
+def test_an_answer_that_says_no_is_asked_for_again(clock: Clock) -> None:
+    """A refusal is an answer: nothing was lost with it."""
+    assert 2 == len(waits(Tries(Retry(resend=False), now=clock)))
+
+
+def test_a_deadline_says_whether_anything_went_out(clock: Clock) -> None:
+    """After an attempt that went out, the answer may exist somewhere."""
+    tries = Tries(Retry(), 10, now=clock)
+    tries.wait(limited())
+    clock.seconds += 10
+    with pytest.raises(DeadlineExceeded) as caught:
+        tries.left()
+
+    assert caught.value.sent is True
+
+
+# ── a fleet ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fleet_queues_for_its_second_attempts(clock: Clock) -> None:
+    """A burst may go at once, and after it so many a second, in turn."""
+    budget = RetryBudget(burst=3, rate=2.0)
+    fleet = [Tries(Retry(first_wait=0.0), now=clock, budget=budget) for _ in range(7)]
+
+    assert [0.0, 0.0, 0.0, 0.5, 1.0, 1.5, 2.0] == [tries.wait(limited()) for tries in fleet]
+
+    clock.seconds += 2.0
+    assert [0.5, 1.0] == [tries.wait(limited()) for tries in fleet[:2]]
+
+
+def test_answers_let_the_queue_move_on(clock: Clock) -> None:
+    """An endpoint that answers again may be asked again."""
+    budget = RetryBudget(burst=1, rate=1.0)
+    fleet = [Tries(Retry(first_wait=0.0), now=clock, budget=budget) for _ in range(4)]
+
+    assert [0.0, 1.0] == [tries.wait(limited()) for tries in fleet[:2]]
+    for tries in fleet[2:]:
+        tries.end("done")
+        tries.end("done")
+    assert 0.0 == fleet[2].wait(limited())
+
+
+def test_a_wait_that_is_longer_than_the_turn_stays_as_it_is(clock: Clock) -> None:
+    """The service's own word and the doubling are waited in the queue, not after it."""
+    budget = RetryBudget(burst=1, rate=1.0)
+    budget.reserve(clock())
+
+    assert 5.0 == Tries(Retry(), now=clock, budget=budget).wait(limited(retry_after=5.0))
+
+
+def test_who_cannot_wait_for_a_turn_takes_none(clock: Clock) -> None:
+    """A question whose deadline comes first is given up at once, and the next one has its turn."""
+    budget = RetryBudget(burst=1, rate=0.1)
+    budget.reserve(clock())
+    with pytest.raises(RateLimited):
+        Tries(Retry(first_wait=0.0), 5, now=clock, budget=budget).wait(limited())
+
+    assert 10.0 == Tries(Retry(first_wait=0.0), now=clock, budget=budget).wait(limited())
+
+
+def test_a_budget_of_ones_own_comes_first(clock: Clock) -> None:
+    """`Retry(budget=…)` is shared by whoever is given it, across endpoints and sessions."""
+    mine, sessions = RetryBudget(burst=1, rate=1.0), RetryBudget()
+    policy = Retry(first_wait=0.0, budget=mine)
+
+    assert [0.0, 1.0] == [Tries(policy, now=clock, budget=sessions).wait(limited()) for _ in range(2)]
+    assert "RetryBudget(burst=1, rate=1)" == repr(mine)
+
+
+@pytest.mark.parametrize("said", [{"burst": 0}, {"rate": 0.0}, {"rate": -1.0}, {"rate": math.nan}])
+def test_a_senseless_budget_is_refused(said: dict[str, Any]) -> None:
+    """A queue that never moves would be a hang."""
+    with pytest.raises(ValueError, match=r"burst|rate"):
+        RetryBudget(**said)
 
 
 # ── who asks ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,8 +320,8 @@ def test_attempts_hold_what_was_tried(clock: Clock) -> None:
 
     assert (
         (
-            Attempt("RateLimited", 429, 1.0),
-            Attempt("ServiceUnavailable", 503, 2.0),
+            Attempt("RateLimited", 429, 1.0, sent=True),
+            Attempt("ServiceUnavailable", 503, 2.0, sent=True),
             Attempt("ConnectionFailed", None, 0.0),
         )
         == tries.attempts
@@ -309,7 +403,7 @@ def test_attempts_are_the_times_it_was_sent(*, awaited: bool) -> None:
         asked(send, Tries(Retry(), 5, now=lambda: next(readings, 100.0)), awaited=awaited)
 
     assert [5.0] == left
-    assert (Attempt("RateLimited", 429, 0.0),) == caught.value.attempts
+    assert (Attempt("RateLimited", 429, 0.0, sent=True),) == caught.value.attempts
 
 
 def test_a_wait_without_end_is_not_begun(clock: Clock) -> None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from isochat._api import query_chat as query_chat
     from isochat._api import render as render
     from isochat._connection import Connection as Connection
+    from isochat._events import ChatEvent as ChatEvent
     from isochat._request import ChatOptions as ChatOptions
     from isochat._retry import Retry as Retry
+    from isochat._retry import RetryBudget as RetryBudget
     from isochat._stream import AsyncChatStream as AsyncChatStream
     from isochat._stream import ChatStream as ChatStream
     from isochat._types import Audio as Audio
@@ -71,8 +73,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "_api": ("aclose", "aquery_chat", "close", "query_chat", "render"),
     "_connection": ("Connection",),
+    "_events": ("ChatEvent",),
     "_request": ("ChatOptions",),
-    "_retry": ("Retry",),
+    "_retry": ("Retry", "RetryBudget"),
     "_stream": ("AsyncChatStream", "ChatStream"),
     "_types": (
         "Audio",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
 from isochat import _config, backends
 from isochat._connection import Connection, connect
+from isochat._events import listener
 from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
@@ -17,9 +19,10 @@ from isochat.backends import Backend
 from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Unpack
 
+    from isochat._events import ChatEvent
     from isochat._request import ChatOptions
     from isochat._types import ChatRequest, ChatResponse
 
@@ -40,6 +43,7 @@ def query_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: Literal[False] = ...,
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -55,6 +59,7 @@ def query_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: Literal[True],
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -70,6 +75,7 @@ def query_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: bool,
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -84,6 +90,7 @@ def query_chat(
     token: str | None = None,
     timeout: float | None = None,
     retry: Retry | None = None,
+    on_event: Callable[[ChatEvent], Any] | None = None,
     stream: bool = False,
     extra_body: Mapping[str, Any] | None = None,
     **options: Unpack[ChatOptions],
@@ -100,6 +107,8 @@ def query_chat(
     * `connection`, or `host` and `token`: the workspace and who asks. `host="local"` is the embedded local endpoint.
     * `timeout`: seconds for the whole question, all attempts, waits and the whole stream included. Default 600.
     * `retry`: when to ask again; default `Retry()`, three attempts in all.
+    * `on_event`: a function that is called with a `ChatEvent` for each attempt, each wait, a stream's first token, and
+      the end. It is called where the question is asked, so it should be quick.
     * `stream`: True gives a `ChatStream` as soon as the first chunk is there.
     * `extra_body`: further fields of the request's body, sent as they are.
     * every other keyword is a parameter of the question under its standard name; `ChatOptions` lists them. Each
@@ -116,14 +125,12 @@ def query_chat(
     request = _question(messages, session, found, stream, extra_body, options)
     if not session.is_warm:
         _warm(session)
-    tries = _tries(retry, session, found)
-    try:
+    tries = _tries(retry, on_event, session, request, found)
+    with _asking(session, request, tries):
         if stream:
             return ChatStream.open(session, request, tries)
         call = session.encode(request)
         return _finished(ask(lambda left: session.decode(session.attempt(call, left)), tries), session, request, tries)
-    except ChatError as error:
-        raise _placed(error, session, request) from error.__cause__
 
 
 @overload
@@ -137,6 +144,7 @@ async def aquery_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: Literal[False] = ...,
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -152,6 +160,7 @@ async def aquery_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: Literal[True],
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -167,6 +176,7 @@ async def aquery_chat(
     token: str | None = ...,
     timeout: float | None = ...,
     retry: Retry | None = ...,
+    on_event: Callable[[ChatEvent], Any] | None = ...,
     stream: bool,
     extra_body: Mapping[str, Any] | None = ...,
     **options: Unpack[ChatOptions],
@@ -181,6 +191,7 @@ async def aquery_chat(
     token: str | None = None,
     timeout: float | None = None,
     retry: Retry | None = None,
+    on_event: Callable[[ChatEvent], Any] | None = None,
     stream: bool = False,
     extra_body: Mapping[str, Any] | None = None,
     **options: Unpack[ChatOptions],
@@ -197,18 +208,16 @@ async def aquery_chat(
     request = _question(messages, session, found, stream, extra_body, options)
     if not session.is_warm:
         await asyncio.to_thread(_warm, session)
-    tries = _tries(retry, session, found)
+    tries = _tries(retry, on_event, session, request, found)
 
     async def send(left: float) -> ChatResponse:
         return session.decode(await session.aattempt(call, left))
 
-    try:
+    with _asking(session, request, tries):
         if stream:
             return await AsyncChatStream.open(session, request, tries)
         call = session.encode(request)
         return _finished(await aask(send, tries), session, request, tries)
-    except ChatError as error:
-        raise _placed(error, session, request) from error.__cause__
 
 
 def _ready(
@@ -288,11 +297,33 @@ def _warm(session: Backend) -> None:
     session.is_warm = True
 
 
-def _tries(retry: Retry | None, session: Backend, found: _config.Settings) -> Tries:
+def _tries(
+    retry: Retry | None, on_event: object, session: Backend, request: ChatRequest, found: _config.Settings
+) -> Tries:
     """The question's time, which begins now."""
     if retry is not None and not isinstance(retry, Retry):
         raise InvalidRequest(f"a value of type {type(retry).__name__} is none", path="retry")
-    return Tries(retry or Retry(attempts=found.attempts), found.timeout, renew=session.renew)
+    return Tries(
+        retry or Retry(attempts=found.attempts),
+        found.timeout,
+        renew=session.renew,
+        budget=session.budget(request.endpoint),
+        tell=listener(on_event, request, session.name),
+    )
+
+
+@contextmanager
+def _asking(session: Backend, request: ChatRequest, tries: Tries) -> Iterator[None]:
+    """What goes wrong while it is asked says where, and whoever listens hears of it."""
+    try:
+        yield
+    except ChatError as error:
+        error.backend, error.endpoint = session.name, request.endpoint
+        tries.end("failed", error=error)
+        raise
+    except BaseException as error:
+        tries.end("failed" if isinstance(error, Exception) else "abandoned", error=error)
+        raise
 
 
 def close() -> None:
@@ -333,15 +364,12 @@ def render(
 
 
 def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:
-    return replace(
+    finished = replace(
         response,
         backend=session.name,
         endpoint=request.endpoint,
         attempts=tries.attempts,
         elapsed=tries.elapsed(),
     )
-
-
-def _placed(error: ChatError, session: Backend, request: ChatRequest) -> ChatError:
-    error.backend, error.endpoint = session.name, request.endpoint
-    return error
+    tries.end("done", response=finished)
+    return finished

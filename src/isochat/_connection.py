@@ -346,7 +346,7 @@ class _Called:
     async def aheaders(self, timeout: float | None) -> dict[str, str]:
         asked = _apart(lambda: self.headers(None))
         if not await _awaited(asked, timeout):
-            raise DeadlineExceeded(f"The token function gave nothing within {timeout:g} s", timeout=timeout)
+            raise DeadlineExceeded(f"The token function gave nothing within {timeout:g} s", timeout=timeout, sent=False)
         return asked.result()
 
     def host(self) -> str | None:
@@ -558,6 +558,7 @@ class _Sdk:
         raise DeadlineExceeded(
             f"Logging in to {self._place()} as {self.kind} took longer than the {timeout:g} s there were",
             timeout=timeout,
+            sent=False,
             hint="The token endpoint is slow or does not answer",
         )
 
@@ -611,6 +612,7 @@ class _Sdk:
         # A token endpoint may repeat the secret it refuses, and a traceback shows the cause's own words.
         leaks = any(secret in f"{link} {link.args}" for link in chain for secret in self._secrets())
         refusal = self._explained(root, chain, configuring=configuring)
+        refusal.sent = False  # the question waits for the login
         refusal.__cause__ = None if leaks else root
         return refusal
 

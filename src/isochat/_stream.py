@@ -40,6 +40,7 @@ class _Reading:
         self.request_id: str | None = None
         self.first_event: float | None = None
         self.elapsed: float | None = None
+        self.told: bool = False  # of the first token
         self.complete: bool = False  # the service has said so
         self.ended: bool = False  # nothing more will be read
         self.whole: bool = False  # and all of it had come
@@ -59,6 +60,9 @@ class _Reading:
             return None
         if self.first_event is None:
             self.first_event = self.tries.elapsed()
+        if not self.told and _says_something(said):
+            self.told = True
+            self.tries.tell("first_token")
         self.gathering.add(said)
         return said
 
@@ -68,6 +72,7 @@ class _Reading:
         asked_for = self.request.options.get("n", 1)
         if self.complete or (self.gathering.complete and self.gathering.choices >= asked_for):
             self.whole = True
+            self.tries.end("done", response=self.response())
             return
         if self.gathering.empty:
             raise MalformedReply("the stream ended before it had begun", request_id=self.request_id)
@@ -77,12 +82,21 @@ class _Reading:
         """The error for a stream that had begun and broke."""
         self.stop()
         said = "it ended without a finish reason" if error is None else error.message
-        return self.interrupted(f"the stream broke in the middle: {said}", error)
+        interrupted = self.interrupted(f"the stream broke in the middle: {said}", error)
+        self.tries.end("failed", error=interrupted, response=interrupted.partial)
+        return interrupted
 
     def stop(self) -> None:
         """Nothing more will be read."""
         if not self.ended:
             self.ended, self.elapsed = True, self.tries.elapsed()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """The caller wants no more, or cannot have it."""
+        if not self.ended:
+            self.stop()
+            failed = isinstance(error, Exception)
+            self.tries.end("failed" if failed else "abandoned", error=error, response=self.response())
 
     def interrupted(self, message: str, error: ChatError | None = None) -> StreamInterrupted:
         """The error for a stream that did not come to its end."""
@@ -113,6 +127,11 @@ class _Reading:
         if not self.whole:
             raise self.interrupted("the stream was left before its end, so there is no whole answer")
         return self.response()
+
+
+def _says_something(chunk: ChatChunk) -> bool:
+    deltas = [choice.delta for choice in chunk.choices]
+    return any(delta.text or delta.reasoning or delta.tool_calls or delta.refusal for delta in deltas)
 
 
 class ChatStream:
@@ -159,8 +178,8 @@ class ChatStream:
         except ChatError as error:
             self._events.close()
             raise self._reading.broken(error) from error
-        except BaseException:  # Ctrl-C, say: what was not read is lost with the generator
-            self._reading.stop()
+        except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
+            self._reading.leave(error)
             self._events.close()
             raise
         if chunk is None:
@@ -214,7 +233,7 @@ class ChatStream:
         """Stop reading and give the connection back. Raises `RuntimeError` while another thread is reading."""
         if getattr(self._events, "gi_running", False):
             raise RuntimeError("another thread is reading this stream; it is that thread's to close")
-        self._reading.stop()
+        self._reading.leave()
         self._first = None
         self._events.close()
 
@@ -274,8 +293,8 @@ class AsyncChatStream:
         except ChatError as error:
             await self._events.aclose()
             raise self._reading.broken(error) from error
-        except BaseException:  # a cancelled task, say: what was not read is lost with the generator
-            self._reading.stop()
+        except BaseException as error:  # a cancelled task, say: what was not read is lost with the generator
+            self._reading.leave(error)
             raise
         if chunk is None:
             await self._events.aclose()
@@ -327,7 +346,7 @@ class AsyncChatStream:
 
     async def aclose(self) -> None:
         """Stop reading and give the connection back."""
-        self._reading.stop()
+        self._reading.leave()
         self._first = None
         await self._events.aclose()
 

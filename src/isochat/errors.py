@@ -65,22 +65,27 @@ class Attempt:
     """One time the question was sent in vain.
 
     `error` is the class name of what came of it; `status` its HTTP status if there was one; `waited` the seconds that
-    were waited afterwards, before the next attempt (0.0 when there was none). An answer's attempts are those before it.
+    were waited afterwards, before the next attempt (0.0 when there was none); `sent` whether the question had gone out,
+    as in `ChatError`. An answer's attempts are those before it.
     """
 
     error: str
     status: int | None
     waited: float
+    sent: bool | None = None
 
 
 class ChatError(Exception):
     """Anything that isochat raises on purpose.
 
     `str(error)` says what happened, to which endpoint, through which backend and, where something can be done, what
-    to do. `transient` is True where the same question may well be answered if it is asked again.
+    to do. `transient` is True where the same question may well be answered if it is asked again. `sent` is False if
+    nothing of the question went out, True if it did, so that it may have been answered and may have to be paid for,
+    and None where that is not known.
     """
 
     transient: bool = False
+    sent: bool | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -118,12 +123,16 @@ def _restore(cls: type[ChatError], args: tuple[Any, ...], state: dict[str, Any])
 class ConfigurationError(ChatError, ValueError):
     """A setting is missing, contradicts another one, or stands in a file that cannot be read."""
 
+    sent = False
+
 
 class InvalidRequest(ChatError, ValueError):
     """The question was said wrongly; nothing was sent.
 
     `path` is where: `messages[1].content[0].type`, `temperature`, `tools[0].function.name`.
     """
+
+    sent = False
 
     def __init__(self, message: str, *, path: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{path}: {message}" if path else message, hint=hint)
@@ -132,6 +141,8 @@ class InvalidRequest(ChatError, ValueError):
 
 class UnsupportedOption(ChatError, ValueError):
     """The chosen backend cannot carry `option`; nothing was sent. `carried_by` names the backends that can."""
+
+    sent = False
 
     def __init__(self, message: str, *, option: str, carried_by: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -142,6 +153,8 @@ class UnsupportedOption(ChatError, ValueError):
 class BackendNotFound(ChatError, LookupError):
     """No backend has that name. `nearest` are the names that come close."""
 
+    sent = False
+
     def __init__(self, message: str, *, nearest: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.nearest: tuple[str, ...] = tuple(nearest)
@@ -149,6 +162,8 @@ class BackendNotFound(ChatError, LookupError):
 
 class BackendNotInstalled(ChatError, ImportError):
     """The backend is there but the client it drives is not. `install` is the line that installs it."""
+
+    sent = False
 
     def __init__(self, message: str, *, install: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint or f"Install it with: {install}")
@@ -162,6 +177,8 @@ class ServiceError(ChatError):
     seconds it asked to wait, `request_id` the identifier to quote to support (header `x-request-id`), `body` the body
     as it came (parsed if it was JSON, else text). Each is None if the service did not say.
     """
+
+    sent = True
 
     def __init__(
         self,
@@ -219,17 +236,24 @@ class ServiceUnavailable(ServiceError):
 
 
 class ConnectionFailed(ChatError, ConnectionError):
-    """No answer came: the connection could not be made, or broke before one arrived."""
+    """No answer came: the connection could not be made, or broke before one arrived. `sent` tells the two apart."""
 
     transient = True
+
+    def __init__(self, message: str, *, sent: bool | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.sent = sent
 
 
 class DeadlineExceeded(ChatError, TimeoutError):
     """The time given for the whole question was over before the answer was there. `timeout` is that time in seconds."""
 
-    def __init__(self, message: str, *, timeout: float | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, timeout: float | None = None, sent: bool | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.timeout = timeout
+        self.sent = sent
 
     def _place(self) -> list[str]:
         return [*([] if self.timeout is None else [f"timeout {self.timeout:g} s"]), *super()._place()]
@@ -240,6 +264,8 @@ class MalformedReply(ChatError):
 
     `body` is what it was (parsed if it was JSON), `status` its status, `path` the place in it if there is one.
     """
+
+    sent = True
 
     def __init__(
         self,
@@ -264,6 +290,8 @@ class StreamInterrupted(ChatError):
     `partial` is a `ChatResponse` of everything that had arrived. `error` is the service's own complaint when it sent
     one (a `ServiceError`), else None. `__cause__` is what broke.
     """
+
+    sent = True
 
     def __init__(
         self,

@@ -431,6 +431,17 @@ def test_a_reset_of_the_statement_is_asked_again(ask: Asked, backend: AIQueryBac
     assert len(statements(local)) == 3
 
 
+def test_a_statement_that_went_out_is_not_run_again(ask: Asked, backend: AIQueryBackend, local: LocalEndpoint) -> None:
+    """With `resend=False`, neither one whose reply was lost nor one that was lost sight of while it ran."""
+    policy = Retry(attempts=3, first_wait=0.0, resend=False)
+    order(backend, {"reset": True})
+    with pytest.raises(ConnectionFailed) as failed:
+        ask(backend=backend, retry=policy)
+
+    assert [True] == [attempt.sent for attempt in failed.value.attempts]
+    assert len(statements(local)) == 1
+
+
 def test_the_statement_apis_refusal_may_be_a_page(ask: Asked, backend: AIQueryBackend) -> None:
     """A web page under a 200 is nonsense, and a redirect is not followed."""
     order(backend, {"junk": "<!DOCTYPE html><title>Sign in</title>"})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from isochat import _wire
 from isochat._connection import Connection
 from isochat._request import OPTIONS
+from isochat._retry import RetryBudget
 from isochat.backends._http import http_error, transport_error
 from isochat.errors import ChatError, DeadlineExceeded, UnsupportedOption
 from isochat.transports.deadline import within
@@ -130,6 +131,11 @@ class Backend(ABC):
             raise UnsupportedOption(
                 f"the {cls.name!r} backend cannot carry {option}{can}", option=option, carried_by=able
             )
+
+    def budget(self, endpoint: str) -> RetryBudget:
+        """What all who ask this endpoint through this session may try again, together."""
+        budgets: dict[str, RetryBudget] = self.__dict__.setdefault("_budgets", {})
+        return budgets.get(endpoint) or budgets.setdefault(endpoint, RetryBudget())
 
     def renew(self) -> bool:
         """Forget a token that was refused; True if the next one may be another."""

@@ -75,7 +75,8 @@ def transport_error(error: BaseException) -> ChatError | None:
         if isinstance(seen, TimeoutError):
             return DeadlineExceeded("the service did not answer in time")
         if isinstance(seen, ConnectionError | ssl.SSLError | socket.gaierror):
-            return ConnectionFailed(f"the connection failed{_detail(seen)}")
+            unsent = isinstance(seen, ConnectionRefusedError | socket.gaierror)
+            return ConnectionFailed(f"the connection failed{_detail(seen)}", sent=False if unsent else None)
         seen = seen.__cause__
     return None
 
@@ -86,21 +87,22 @@ _HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
 def _named(names: set[str], error: BaseException) -> ChatError | None:
     detail = _detail(error)
     if "ConnectTimeout" in names:
-        return ConnectionFailed(f"no connection could be made in time{detail}")
+        return ConnectionFailed(f"no connection could be made in time{detail}", sent=False)
     if "PoolTimeout" in names:
-        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent")
+        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent", sent=False)
     if "TimeoutException" in names:
-        return DeadlineExceeded("the service did not answer in time")
+        return DeadlineExceeded("the service did not answer in time", sent=True)
     if "DecodingError" in names:
         return MalformedReply(f"the answer could not be unpacked{detail}")
     if "ConnectError" in names:
-        failed = ConnectionFailed(f"no connection could be made{detail}")
+        failed = ConnectionFailed(f"no connection could be made{detail}", sent=False)
         if "CERTIFICATE_VERIFY_FAILED" in detail:
             failed.transient = False
             failed.hint = "The host's certificate is not trusted here; SSL_CERT_FILE names other authorities to trust."
         return failed
     if names & {"NetworkError", "RemoteProtocolError", "ProxyError"}:
-        return ConnectionFailed(f"the connection broke before the answer was there{detail}")
+        sent = "ProxyError" not in names
+        return ConnectionFailed(f"the connection broke before the answer was there{detail}", sent=sent)
     return None
 
 

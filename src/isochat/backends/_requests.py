@@ -399,23 +399,23 @@ def transport_error(error: BaseException) -> ChatError | None:
     said = str(chain[-1]).strip()
     detail = f": {said}" if said else ""
     if "EmptyPoolError" in names:
-        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent")
+        return DeadlineExceeded("every connection was busy until the time was over: nothing was sent", sent=False)
     if names & {"ConnectTimeout", "ConnectTimeoutError"} and "NewConnectionError" not in names:
-        return ConnectionFailed("no connection could be made in time")
+        return ConnectionFailed("no connection could be made in time", sent=False)
     if names & {"ReadTimeout", "ReadTimeoutError", "Timeout"} or isinstance(chain[-1], TimeoutError):
-        return DeadlineExceeded("the service did not answer in time")
+        return DeadlineExceeded("the service did not answer in time", sent=True)
     if names & {"ContentDecodingError", "DecodeError"}:
         return MalformedReply(f"the answer could not be unpacked{detail}")
     if "SSLError" in names:
-        failed = ConnectionFailed(f"no connection could be made{detail}")
+        failed = ConnectionFailed(f"no secure connection could be had{detail}")
         if "CERTIFICATE_VERIFY_FAILED" in f"{error} {said}":
-            failed.transient = False
+            failed.transient = failed.sent = False
             failed.hint = "The host's certificate is not trusted here; REQUESTS_CA_BUNDLE names authorities to trust."
         return failed
     if names & {"NewConnectionError", "ProxyError", "NameResolutionError"}:
-        return ConnectionFailed(f"no connection could be made{detail}")
+        return ConnectionFailed(f"no connection could be made{detail}", sent=False)
     if names & {"ConnectionError", "ProtocolError", "ChunkedEncodingError", "IncompleteRead", "MaxRetryError"}:
-        return ConnectionFailed(f"the connection broke before the answer was there{detail}")
+        return ConnectionFailed(f"the connection broke before the answer was there{detail}", sent=True)
     return None
 
 

@@ -173,8 +173,10 @@ class AIQueryBackend(Backend):
             return reply
         try:
             return self._ended(asking, api, running, begun, until)
-        except BaseException:
+        except BaseException as error:
             _cancel(asking, api, running)
+            if isinstance(error, ChatError):
+                error.sent = True  # the statement has run, whatever became of the look at it
             raise
 
     def _ended(self, asking: _Asking, api: Any, running: str, begun: float, until: float) -> _wire.Reply:

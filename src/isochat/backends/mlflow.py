@@ -315,7 +315,7 @@ def _in_time(work: Callable[[], Any], timeout: float) -> Any:
     looking.start()
     looking.join(finite(timeout))
     if not done:
-        raise DeadlineExceeded(f"MLflow found no login within {timeout:g} s", timeout=timeout)
+        raise DeadlineExceeded(f"MLflow found no login within {timeout:g} s", timeout=timeout, sent=False)
     found, error = done[0]
     if error is not None:
         raise error
