@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,7 @@ from isochat._events import listener
 from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
+from isochat._types import told
 from isochat.backends import Backend
 from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
@@ -364,7 +364,7 @@ def render(
 
 
 def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:
-    finished = replace(
+    finished = told(
         response,
         backend=session.name,
         endpoint=request.endpoint,

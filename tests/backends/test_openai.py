@@ -138,11 +138,18 @@ def test_what_is_for_openai_is_not_sent_elsewhere(
     assert not [value for value in sent.headers.values() if "canary" in value]
 
 
-def test_raw_is_the_clients_own(backend: OpenAIBackend) -> None:
+def test_raw_is_the_clients_own(backend: OpenAIBackend, local: LocalEndpoint) -> None:
     """`raw` is the `ChatCompletion` that people know; it can be stored and copied, and holds no token."""
     answer = query_chat("Hi", endpoint=GPT, backend=backend)
+    theirs = openai.OpenAI(base_url=f"{local.host}/serving-endpoints", api_key=local.token, max_retries=0)
+    own = theirs.chat.completions.create(model=GPT, messages=[{"role": "user", "content": "Hi"}])
+    theirs.close()
 
-    assert answer.raw.choices[0].message.content == "Hi"
+    assert type(answer.raw) is type(own)
+    assert answer.raw.to_dict().keys() == own.to_dict().keys()
+    assert answer.raw.choices == own.choices
+    assert answer.raw._request_id == answer.request_id
+    assert answer.raw is answer.raw
     assert copy.deepcopy(answer) == answer
     assert pickle.loads(pickle.dumps(answer)) == answer
     assert backend.connection is not None

@@ -376,9 +376,11 @@ def test_the_deadline_holds_for_a_client_of_yours(local: LocalEndpoint, client: 
 
 
 def test_raw_is_the_clients_own(backend: OpenAIResponsesBackend) -> None:
-    """`raw` is the client's response, and its `parse()` the `Response` that people know."""
+    """`raw` is the `Response` that people know."""
     answer = query_chat("Hi", endpoint=GPT, backend=backend)
 
+    assert type(answer.raw).__name__ == "Response"
+    assert type(answer.raw.output[-1]).__name__ == "ResponseOutputMessage"
     assert answer.raw.output_text == "Hi"
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _wire
+from isochat._types import Later
 from isochat.backends._base import Backend
 from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
@@ -38,6 +40,8 @@ class OpenAIClient(Backend):
 
     #: The module that the client imports when `_resource` is first touched.
     _resources: ClassVar[str]
+    #: The client's own type for a whole answer.
+    _answer: ClassVar[str]
     #: What of a question's body `create` has keywords for, beside the model and `stream`.
     _keywords: ClassVar[frozenset[str]]
 
@@ -67,13 +71,13 @@ class OpenAIClient(Backend):
         """Create the completion."""
         headers = self._headers(timeout)
         create = self._resource(self._http.get()).with_raw_response.create
-        return _reply(create(**call, extra_headers=headers, timeout=timeouts(timeout)))
+        return self._reply(create(**call, extra_headers=headers, timeout=timeouts(timeout)))
 
     async def asend(self, call: dict[str, Any], timeout: float) -> _wire.Reply:
         """Create the completion, awaited."""
         headers = await self._aheaders(timeout)
         create = self._resource(await self._async_http.get()).with_raw_response.create
-        return _reply(await create(**call, extra_headers=headers, timeout=timeouts(timeout)))
+        return self._reply(await create(**call, extra_headers=headers, timeout=timeouts(timeout)))
 
     def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
         """Create the completion and give its events as they come."""
@@ -110,6 +114,12 @@ class OpenAIClient(Backend):
     @abstractmethod
     def _resource(self, client: Any) -> Any:
         """What of the client has the `create` that is called."""
+
+    def _reply(self, response: Any) -> _wire.Reply:
+        body, headers = response.http_response.content, lowered(response.headers)
+        # What the client's user gets, made from the bytes: the response itself holds the client, and the token with it.
+        raw = Later(partial(_made, self._answer, body, headers.get("x-request-id")))
+        return _wire.Reply(response.status_code, headers, body, raw)
 
     def _headers(self, timeout: float) -> dict[str, str]:
         return {} if self.connection is None else self.connection.headers(timeout=finite(timeout))
@@ -169,10 +179,13 @@ def _custom_headers(said: str) -> list[str]:
     return [line.partition(":")[0].strip() for line in said.splitlines() if ":" in line]
 
 
-def _reply(response: Any) -> _wire.Reply:
-    body = response.http_response.content
+def _made(kind: str, body: bytes, request_id: str | None) -> Any:
+    """The client's own object for an answer, as its `parse()` makes it; the bytes where it can make none of them."""
+    module, _, name = kind.partition(":")
     try:
-        raw = response.parse()  # what the client's user gets; its response holds the client, and the token with it
+        value = _wire.read_json(body)
+        made = getattr(import_module(module), name).construct(**value)
     except Exception:  # noqa: BLE001 - what the client cannot read is read from the bytes all the same
-        raw = body
-    return _wire.Reply(response.status_code, lowered(response.headers), body, raw)
+        return body
+    made._request_id = request_id  # noqa: SLF001 - the documented name of it
+    return made

@@ -57,6 +57,7 @@ class OpenAIBackend(OpenAIClient):
     route: ClassVar[str] = "/serving-endpoints/chat/completions"
 
     _resources: ClassVar[str] = "openai.resources.chat.completions"
+    _answer: ClassVar[str] = "openai.types.chat:ChatCompletion"
     _keywords: ClassVar[frozenset[str]] = KEYWORDS | {"messages"}
 
     @classmethod

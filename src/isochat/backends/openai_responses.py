@@ -72,6 +72,7 @@ class OpenAIResponsesBackend(OpenAIClient):
     route: ClassVar[str] = "/serving-endpoints/responses"
 
     _resources: ClassVar[str] = "openai.resources.responses"
+    _answer: ClassVar[str] = "openai.types.responses:Response"
     _keywords: ClassVar[frozenset[str]] = KEYWORDS
 
     @classmethod
