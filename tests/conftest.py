@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from isochat.local import LocalEndpoint
 
+pytest_plugins = ["isochat.testing.grid"]
+
 # What our clients, and the clients' own clients, would read from the environment of whoever runs the tests.
 READ_BY_CLIENTS = (
     "ARM_",

@@ -1,15 +1,19 @@
-"""Every backend passes the suite that is in the wheel."""
+"""Every backend passes the suite that is in the wheel.
+
+Those whose route speaks another language than chat have theirs in a file of their own, with what stands in for the
+scenarios that they depart from: `test_ai_query.py`, `test_openai_responses.py`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
 
 from isochat._request import OPTIONS
-from isochat.backends import BUILT_IN, load
+from isochat.backends import load
 from isochat.errors import BackendNotInstalled
 from isochat.testing.conformance import VALUES, BackendTests
 
@@ -17,20 +21,33 @@ if TYPE_CHECKING:
     from isochat import Backend, Connection
 
 
-# They speak another language than chat, so that some scenarios read otherwise: test_ai_query.py has the suite of the
-# one, test_openai_responses.py that of the other, each with its reasons.
-ELSEWHERE = {"ai-query", "openai-responses"}
+class BuiltIn(BackendTests):
+    """One of ours, if its client is there."""
 
+    name: ClassVar[str]
 
-class TestBuiltIn(BackendTests):
-    """Ours."""
-
-    @pytest.fixture(params=sorted(BUILT_IN.keys() - ELSEWHERE))
-    def backend(self, connection: Connection, request: pytest.FixtureRequest) -> Backend:
+    @pytest.fixture
+    def backend(self, connection: Connection) -> Backend:
         try:
-            return load(request.param)(connection)
+            return load(self.name)(connection)
         except BackendNotInstalled as error:
             pytest.skip(str(error))
+
+
+class TestDatabricksSDK(BuiltIn):
+    name = "databricks-sdk"
+
+
+class TestMLflow(BuiltIn):
+    name = "mlflow"
+
+
+class TestOpenAI(BuiltIn):
+    name = "openai"
+
+
+class TestRest(BuiltIn):
+    name = "rest"
 
 
 def test_the_suite_knows_every_option() -> None:

@@ -1,10 +1,8 @@
-"""What only `rest` does: its route, its connections, and its life across forks, loops and threads."""
+"""What only `rest` does: its route, and the logins that it asks with."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,74 +58,6 @@ def test_a_quoted_name_arrives_as_one(backend: RestBackend, local: LocalEndpoint
         query_chat("Hi", endpoint="no such?one", backend=backend)
 
     assert "no such?one" in local.received[-1].path or "%3F" in local.received[-1].path
-
-
-def test_connections_are_used_again(backend: RestBackend, local: LocalEndpoint) -> None:
-    """Questions and streams one after the other share one connection."""
-    for _ in range(3):
-        query_chat("Hi", endpoint=LLAMA, backend=backend)
-        list(query_chat("Hi", endpoint=LLAMA, backend=backend, stream=True))
-
-    assert local.open_connections == 1
-
-
-def test_each_loop_has_its_own_client(backend: RestBackend) -> None:
-    """One `asyncio.run` after another, and two loops in two threads, all get their answers."""
-    texts: list[str] = []
-
-    async def ask() -> None:
-        answers = await asyncio.gather(*(aquery_chat("Hi", endpoint=LLAMA, backend=backend) for _ in range(5)))
-        texts.extend(answer.text for answer in answers)
-
-    asyncio.run(ask())
-    asyncio.run(ask())
-    threads = [threading.Thread(target=lambda: asyncio.run(ask())) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert ["Hi"] * 20 == texts
-
-
-def test_threads_share_it(backend: RestBackend) -> None:
-    """Sixteen threads asking at once through one backend get each its own answer."""
-    texts: dict[int, str] = {}
-
-    def ask(place: int) -> None:
-        texts[place] = query_chat(f"number {place}", endpoint=LLAMA, backend=backend).text
-
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert {place: f"number {place}" for place in range(16)} == texts
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_asks_too(backend: RestBackend, local: LocalEndpoint) -> None:
-    """After the parent has asked, a forked child asks on a connection of its own, and then the parent again."""
-    query_chat("Hi", endpoint=LLAMA, backend=backend)
-    child = os.fork()
-    if child == 0:
-        text = query_chat("child", endpoint=LLAMA, backend=backend, timeout=10).text
-        os._exit(0 if text == "child" else 1)
-    _, status = os.waitpid(child, 0)
-
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert query_chat("Hi", endpoint=LLAMA, backend=backend).text == "Hi"
-    assert len(local.questions) == 3
-
-
-def test_a_closed_backend_begins_anew(backend: RestBackend) -> None:
-    """Closing gives connections back; it does not end the backend."""
-    query_chat("Hi", endpoint=LLAMA, backend=backend)
-    backend.close()
-
-    assert query_chat("Hi", endpoint=LLAMA, backend=backend).text == "Hi"
 
 
 def test_a_401_is_cured_by_a_fresh_token(local: LocalEndpoint) -> None:
