@@ -6,6 +6,7 @@ or a finalizer swallowed, fail the test that left them.
 
 from __future__ import annotations
 
+import importlib.metadata
 import ipaddress
 import os
 import socket
@@ -16,9 +17,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from isochat.local import LocalEndpoint
 
@@ -36,6 +38,53 @@ READ_BY_CLIENTS = (
     "MLFLOW_",
     "OPENAI_",
 )
+
+
+def required() -> dict[str, list[Requirement]]:
+    """What has to be there, as nox says what it installed: `ISOCHAT_REQUIRE=openai,mlflow,hypothesis`.
+
+    Extras of isochat, and distributions. Where nothing is said, a test whose client is absent is skipped, and says so.
+    """
+    asked = [name for name in os.environ.get("ISOCHAT_REQUIRE", "").split(",") if name]
+    ours = [Requirement(said) for said in importlib.metadata.requires("isochat") or ()] if asked else []
+    extras = {
+        name: [found for found in ours if found.marker and found.marker.evaluate({"extra": name})]
+        for name in (importlib.metadata.metadata("isochat").get_all("Provides-Extra", []) if asked else ())
+    }
+    wanted: dict[str, list[Requirement]] = {}
+    while asked:
+        name = asked.pop()
+        wanted[name] = [found for found in extras.get(name, [Requirement(name)]) if found.name != "isochat"]
+        asked += [extra for found in extras.get(name, ()) if found.name == "isochat" for extra in found.extras]
+    return wanted
+
+
+REQUIRED = required()
+
+
+def pytest_configure() -> None:
+    """What has to be there and is not ends the run before it begins: where it was skipped, it would be overlooked."""
+    absent = sorted({str(wanted) for several in REQUIRED.values() for wanted in several if not _is_there(wanted)})
+    if absent:
+        raise pytest.UsageError(f"ISOCHAT_REQUIRE is {os.environ['ISOCHAT_REQUIRE']}; not there: {', '.join(absent)}")
+
+
+def _is_there(wanted: Requirement) -> bool:
+    try:
+        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A backend whose client has to be there leaves out no scenario of the suite."""
+    report = yield
+    suite = item.cls.__name__.lower() if isinstance(item, pytest.Function) and item.cls else None
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and suite in {f"test{name.replace('-', '')}" for name in REQUIRED}:
+        report.outcome = "failed"
+    return report
 
 
 class LeftTheMachine(AssertionError):

@@ -48,17 +48,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     suite: Any = sys.modules.get("isochat.testing.conformance")
     if suite is None or not isinstance(item, pytest.Function) or not issubclass(item.cls or object, suite.BackendTests):
         return report
-    if hasattr(suite.BackendTests, item.originalname):
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        departure = item.stash.get(suite.DEPARTED, None)
-        report.isochat = {  # type: ignore[attr-defined]
-            "scenario": item.originalname.removeprefix("test_"),
-            "backend": item.stash.get(suite.ASKED, None),
-            "suite": item.cls.__name__,
-            "mode": next((mode for mode in suite.MODES if mode in parameters), _ANY_MODE),
-            "kind": departure and departure.kind,
-            "reason": departure and departure.reason,
-        }
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    departure = item.stash.get(suite.DEPARTED, None)
+    report.isochat = {  # type: ignore[attr-defined]
+        "scenario": item.originalname.removeprefix("test_"),
+        "of_its_own": not hasattr(suite.BackendTests, item.originalname),
+        "backend": item.stash.get(suite.ASKED, None),
+        "suite": item.cls.__name__,
+        "mode": next((mode for mode in suite.MODES if mode in parameters), _ANY_MODE),
+        "kind": departure and departure.kind,
+        "reason": departure and departure.reason,
+    }
     return report
 
 
@@ -79,7 +79,7 @@ class _Grid:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in one result."""
         about = getattr(report, "isochat", None)
-        if about is None or (result := _result(report, about)) is None:
+        if about is None or about["of_its_own"] or (result := _result(report, about)) is None:
             return
         backend = about["backend"]
         if backend is None:  # it could not even be made
