@@ -231,7 +231,7 @@ REFUSALS = (
     Refusal(
         "a rate limit in the body",
         429,
-        {"error": {"message": "Slow down.", "type": "rate_limit_exceeded", "code": 429, "retry_after": 7}},
+        {"error": {"message": "Slow down.", "type": "rate_limit_exceeded", "code": 429, "retry_after": 0.1}},
         RateLimited,
         "429",
         "Slow down.",
