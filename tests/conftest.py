@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isochat.local import LocalEndpoint
 
 pytest_plugins = ["isochat.testing.grid"]
+collect_ignore = ["plugin"]  # somebody else's, with tests of its own: test_plugin.py runs them where it is installed
 
 # What our clients, and the clients' own clients, would read from the environment of whoever runs the tests.
 READ_BY_CLIENTS = (
