@@ -6,9 +6,11 @@ or a finalizer swallowed, fail the test that left them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import ipaddress
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -47,11 +49,12 @@ def required() -> dict[str, list[Requirement]]:
     Extras of isochat, and distributions. Where nothing is said, a test whose client is absent is skipped, and says so.
     """
     asked = [name for name in os.environ.get("ISOCHAT_REQUIRE", "").split(",") if name]
-    ours = [Requirement(said) for said in importlib.metadata.requires("isochat") or ()] if asked else []
-    extras = {
-        name: [found for found in ours if found.marker and found.marker.evaluate({"extra": name})]
-        for name in (importlib.metadata.metadata("isochat").get_all("Provides-Extra", []) if asked else ())
-    }
+    extras: dict[str, list[Requirement]] = {}
+    if asked:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # on the path, but not installed
+            for said in map(Requirement, importlib.metadata.requires("isochat") or ()):
+                for name in re.findall(r'extra == "([^"]+)"', str(said.marker)):
+                    extras.setdefault(name, []).append(said)
     wanted: dict[str, list[Requirement]] = {}
     while asked:
         name = asked.pop()

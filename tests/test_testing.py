@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
 
 from isochat.testing.conformance import Departure, never, notimpl, notyet
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # `rest`, but that it has nothing but a text to say and does not stream.
 SUITE = """
@@ -53,7 +52,7 @@ SUITE = """
 """
 
 
-def run(folder: Path, departures: str, *arguments: str) -> tuple[int, str]:
+def run(folder: Path, departures: str, *arguments: str, require: str = "") -> tuple[int, str]:
     file = folder / "test_terse.py"
     file.write_text(textwrap.dedent(SUITE) % departures, encoding="utf-8")
     done = subprocess.run(
@@ -70,7 +69,13 @@ def run(folder: Path, departures: str, *arguments: str) -> tuple[int, str]:
             file,
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1", "COLUMNS": "160"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONUTF8": "1",
+            "COLUMNS": "160",
+            "ISOCHAT_REQUIRE": require,
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -144,6 +149,16 @@ def test_a_stream_that_is_not_refused_fails(tmp_path: Path) -> None:
 
     assert code == 1, told
     assert "2 passed" in told
+
+
+@pytest.mark.parametrize(("name", "code"), [("pytest", 0), ("pytest,no-such-distribution", 4)])
+def test_what_has_to_be_there_is_there(tmp_path: Path, name: str, code: int) -> None:
+    """Where it is said what has to be there, its absence ends the run: it is never a skip that nobody reads."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    done = run(tmp_path, "{}", "-k", "stale", require=name)
+
+    assert done[0] == code, done[1]
+    assert (code == 4) == ("not there: no-such-distribution" in done[1])
 
 
 @pytest.mark.parametrize(
