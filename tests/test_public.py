@@ -42,7 +42,7 @@ LAYERS = [
         "_request",
     ],
     ["transports"],
-    ["backends._http", "backends._sessions"],
+    ["backends._http", "backends._line", "backends._sessions"],
     ["backends._base"],
     ["backends"],
     ["_stream", "_api"],

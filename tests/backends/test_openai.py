@@ -18,7 +18,7 @@ import pytest
 openai = pytest.importorskip("openai", reason="the openai backend needs openai: pip install 'isochat[openai]'")
 pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip install 'isochat[local]'")
 
-from isochat import ConfigurationError, Connection, Retry, StreamInterrupted, aquery_chat, query_chat
+from isochat import ConfigurationError, Connection, RequestRefused, Retry, StreamInterrupted, aquery_chat, query_chat
 from isochat._request import OPTIONS
 from isochat.backends.openai import KEYWORDS, OpenAIBackend
 from isochat.local import Fault
@@ -80,6 +80,29 @@ def test_a_patched_create_sees_the_call(backend: OpenAIBackend, monkeypatch: pyt
     assert seen[0]["model"] == GPT
     assert seen[0]["messages"] == [{"role": "user", "content": "Hi"}]
     assert seen[0]["max_tokens"] == 5
+
+
+def test_nothing_above_sees_the_token(
+    backend: OpenAIBackend, local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The login is put on beneath the client: no tracer records it, and no error's request holds it."""
+    seen: list[Any] = []
+    completions = openai.resources.chat.completions.Completions
+    create = completions.create
+
+    def traced(self: Any, **said: Any) -> Any:
+        seen.append(said)
+        return create(self, **said)
+
+    monkeypatch.setattr(completions, "create", traced)
+    query_chat("Hi", endpoint=GPT, backend=backend)
+    local.order(Fault(status=400))
+    with pytest.raises(RequestRefused) as refused:
+        query_chat("Hi", endpoint=GPT, backend=backend)
+    seen.append(dict(refused.value.__cause__.response.request.headers))  # type: ignore[union-attr]
+
+    assert [True, True] == [question.authorized for question in local.questions]
+    assert local.token not in str(seen)
 
 
 def test_a_client_of_yours_is_used(local: LocalEndpoint) -> None:

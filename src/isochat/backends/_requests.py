@@ -1,9 +1,5 @@
 """What the clients that stand on `requests` have in common: a line beneath the public method, deadlines, and errors.
 
-Such a client loses on its way up what the service said: the status, Retry-After, whole fields of the answer. So each
-attempt has a `Line`. The client's own method is called, and beneath it, in the session that it sends with, the line
-keeps the HTTP answer as it was. Whoever uses the same session without a line, sees no difference.
-
 `requests` is imported only where a session is made, and urllib3 never: a session's own pools are extended.
 """
 
@@ -23,9 +19,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from isochat import _refusal, _wire
+from isochat import _wire
+from isochat.backends import _line
 from isochat.backends._base import Backend
-from isochat.backends._http import CONNECT, lowered
+from isochat.backends._http import CONNECT
+from isochat.backends._line import NotFollowed
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
 from isochat.transports.deadline import sooner, within
 
@@ -46,19 +44,11 @@ _LETTING_GO = 2.0  # seconds for a thread to notice that its connection is cut; 
 # ── the line ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Line:
-    """One attempt as it is beneath the client: who asks, what came back, and a way to cut it off."""
+class Line(_line.Line):
+    """A line over `requests`, and a way to cut it off. The answer is read, unless a stream was asked for and given."""
 
     def __init__(self) -> None:
-        #: The headers that say who asks.
-        self.login: dict[str, str] = {}
-        #: Where the question goes. What a wrapper around the method asks of other paths is no attempt of ours.
-        self.path = ""
-        #: The answer of `requests`: whole, or, where a stream was asked for and given, unread.
-        self.response: Any = None
-        #: What went wrong with the connection.
-        self.failure: Exception | None = None
-        self.begun = False
+        super().__init__()
         self._sock: _Sock | None = None
         self._cut = False
 
@@ -81,69 +71,15 @@ class Line:
         if self._sock is not None:
             self._sock.cut()
 
-    def refusal(self) -> ChatError | None:
-        """What the answer or the connection amounts to, if it is none to be read."""
-        if self.response is not None and not _wire.OK <= self.response.status_code < 300:
-            said = reply(self.response)
-            return _refusal.service_error(said.status, said.headers, said.body)
-        if self.response is None and self.failure is not None:
-            return transport_error(self.failure)
-        return None
-
-
-_line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("isochat_line", default=None)
+    def explained(self, failure: Exception) -> ChatError | None:
+        """What a failure of the connection amounts to, by the names of requests and urllib3."""
+        return transport_error(failure)
 
 
 def current() -> Line | None:
-    """The line that this thread is asking on; None outside of isochat."""
-    return _line.get()
-
-
-@contextlib.contextmanager
-def on(line: Line) -> Iterator[None]:
-    """What a client sends inside goes over this line."""
-    token = _line.set(line)
-    try:
-        yield
-    finally:
-        _line.reset(token)
-
-
-class AskedTwice(Exception):
-    """A client would have sent the question again by itself: how often it is sent is isochat's to decide."""
-
-
-class NotFollowed(Exception):
-    """The answer is a redirect. A token goes to its own host only."""
-
-
-def call_on(line: Line, call: Callable[[], T]) -> T | None:
-    """What a client's method gives; None if it stumbled over an answer that is there all the same.
-
-    Raises what the answer or the connection amounts to, with the client's exception as the cause.
-    """
-    try:
-        with on(line):
-            given = call()
-    except ChatError:
-        raise
-    except Exception as error:
-        refusal = line.refusal()
-        if refusal is not None:
-            # What databricks-sdk cannot read it tells with a log of the request; in 0.60 that holds the prompt.
-            raise refusal from None if "unable to parse response" in str(error) else error
-        if line.response is None:
-            raise
-        return None
-    # A method that swallowed a refusal, as a wrapper around it may.
-    if line.response is not None and (refusal := line.refusal()) is not None:
-        raise refusal
-    return given
-
-
-def reply(response: Any, raw: Any = None) -> _wire.Reply:
-    """An answer of `requests` that was read to its end, as it was on the wire."""
-    return _wire.Reply(response.status_code, lowered(response.headers), response.content or b"", raw or response)
+    """The line over `requests` that this thread is asking on; None outside of isochat."""
+    line = _line.current()
+    return line if isinstance(line, Line) else None
 
 
 def reads(response: Any) -> Iterator[bytes]:
@@ -204,9 +140,7 @@ class _Watched:
         line = current()
         if line is None or not line.is_for(request):
             return self._inner.send(request, **said)
-        if line.begun:
-            raise AskedTwice("the client would have asked a second time")
-        line.begun = True
+        line.begin()
         if urlsplit(request.url).hostname in _THIS_MACHINE:
             said["proxies"] = {}  # a company's proxy would be asked for the local endpoint, and refuse
         self._prepare(request, said.get("proxies"))

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat._version import __version__
-from isochat.backends import _requests
+from isochat.backends import _line, _requests
 from isochat.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class NoSecondTime:
         if _requests.current() is None:
             self._inner.sleep(seconds)
             return
-        raise sys.exception() or _requests.AskedTwice("the client would have waited and asked again")
+        raise sys.exception() or _line.AskedTwice("the client would have waited and asked again")
 
 
 def session(client: Any) -> Any:

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _config, _refusal, _sql, _wire
-from isochat.backends import BUILT_IN, _requests
+from isochat.backends import BUILT_IN, _line, _requests
 from isochat.backends._base import Backend
 from isochat.backends._http import finite, http_error
 from isochat.backends._requests import Line
@@ -264,7 +264,7 @@ def _cancel(asking: _Asking, api: Any, running: str) -> None:
         line = _Request()
         line.login = login
         # Nobody is there to hear of it: the question has failed already, and says why.
-        with contextlib.suppress(Exception), within(_CANCELLING), _requests.on(line):
+        with contextlib.suppress(Exception), within(_CANCELLING), _line.on(line):
             api.cancel_execution(running)
 
     cancelling = threading.Thread(target=cancel, name="isochat-cancel", daemon=True)
@@ -307,13 +307,13 @@ class _Asking(Line):
                 raise DeadlineExceeded("the question was called off")
             self._under_way = line
         try:
-            given: Any = _requests.call_on(line, call)
+            given: Any = _line.call_on(line, call)
         finally:
             # Its connection goes back to the pool, where the next to use it may be the one that cancels.
             with self._lock:
                 self._under_way = None
         if line.response is not None:
-            return _requests.reply(line.response, given)
+            return _line.reply(line.response, given)
         # An answer that did not come over the wire: of a wrapper around the client, or of a test's stand-in.
         return _wire.Reply(_wire.OK, {}, _wire.to_bytes(given.as_dict()), given)
 

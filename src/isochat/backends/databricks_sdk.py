@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from isochat import _refusal, _wire
 from isochat._connection import Connection
-from isochat.backends import _requests
+from isochat.backends import _line, _requests
 from isochat.backends._base import EVERYTHING
 from isochat.backends._http import events, finite
 from isochat.backends._requests import Line, OnRequests
@@ -98,15 +98,15 @@ class DatabricksSDKBackend(OnRequests):
     def ask_on(self, line: Line, call: _Query | _Do, timeout: float) -> _wire.Reply:
         """Query the endpoint."""
         client = self._prepared(line, call, timeout)
-        given = _requests.call_on(line, lambda: _query(client, call) if isinstance(call, _Query) else _do(client, call))
+        given = _line.call_on(line, lambda: _query(client, call) if isinstance(call, _Query) else _do(client, call))
         if line.response is None:
             return _without_bytes(given)
-        return _requests.reply(line.response, given)
+        return _line.reply(line.response, given)
 
     def stream_on(self, line: Line, call: _Query | _Do, timeout: float) -> Generator[Any, None, None]:
         """Post the question with `do`, and give the events that come back as they come."""
         client = self._prepared(line, call, timeout)
-        given: Any = _requests.call_on(line, lambda: _do(client, call, raw=True))
+        given: Any = _line.call_on(line, lambda: _do(client, call, raw=True))
         response = line.response if line.response is not None else given["contents"]._response  # noqa: SLF001
         try:
             yield from events(response, _requests.reads(response))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from isochat import _sse, _wire
 from isochat._connection import Connection
-from isochat.backends import _requests
+from isochat.backends import _line, _requests
 from isochat.backends._base import EVERYTHING
 from isochat.backends._http import finite, lowered
 from isochat.backends._requests import Line, OnRequests
@@ -119,17 +119,17 @@ class MLflowBackend(OnRequests):
         """Predict."""
         client = self._prepared(line, call, timeout)
         inputs = copy.deepcopy(call.inputs)
-        given = _requests.call_on(line, lambda: client.predict(endpoint=call.endpoint, inputs=inputs))
+        given = _line.call_on(line, lambda: client.predict(endpoint=call.endpoint, inputs=inputs))
         if line.response is None:  # of a cache around `predict`, or of a test's stand-in
             return _wire.Reply(_wire.OK, {}, _wire.to_bytes(given), given)
-        return _requests.reply(line.response, given)
+        return _line.reply(line.response, given)
 
     def stream_on(self, line: _Line, call: _Predict, timeout: float) -> Generator[Any, None, None]:
         """Predict, and give the events beneath each chunk as they come."""
         client = self._prepared(line, call, timeout)
         inputs = {name: copy.deepcopy(value) for name, value in call.inputs.items() if name != "stream"}  # it says so
         try:
-            chunks = _requests.call_on(line, lambda: client.predict_stream(endpoint=call.endpoint, inputs=inputs))
+            chunks = _line.call_on(line, lambda: client.predict_stream(endpoint=call.endpoint, inputs=inputs))
             chunks = iter(() if chunks is None else chunks)
             try:
                 yield from _events(line, chunks)
@@ -168,7 +168,7 @@ class MLflowBackend(OnRequests):
 def _events(line: _Line, chunks: Iterator[Any]) -> Generator[Any, None, None]:
     """What has come beneath each chunk, when it comes."""
     while True:
-        chunk = _requests.call_on(line, functools.partial(next, chunks, _END))
+        chunk = _line.call_on(line, functools.partial(next, chunks, _END))
         yield from line.taken()
         if line.failure is not None:
             raise line.failure

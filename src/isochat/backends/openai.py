@@ -46,9 +46,9 @@ KEYWORDS = frozenset(
 class OpenAIBackend(OpenAIClient):
     """The OpenAI client, to `/serving-endpoints/chat/completions`.
 
-    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` (or subclasses), in
-    place of a connection: their address, login and settings are used, but for their retries, which are ours. They
-    stay yours to close.
+    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` or any of their family
+    (`DatabricksOpenAI`, what `get_open_ai_client()` gives, your subclass), in place of a connection: their address,
+    login and settings are used, but for their retries, which are ours. They stay yours to close.
     """
 
     name: ClassVar[str] = "openai"

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _responses
 from isochat.backends._openai import OpenAIClient
-from isochat.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from isochat import _wire
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
-    from isochat.errors import ChatError
+    from isochat.errors import ServiceError
 
 #: What `create` has keywords for, in both majors, of all that a question may hold; the rest goes in its `extra_body`.
 #: tests/backends/test_openai_responses.py holds this against the signature of the client that is installed.
@@ -60,8 +59,7 @@ KEYWORDS = frozenset(
 class OpenAIResponsesBackend(OpenAIClient):
     """The OpenAI client, to `/serving-endpoints/responses`.
 
-    `client` and `async_client` may be ready clients of yours, an `OpenAI` and an `AsyncOpenAI` (or subclasses), in
-    place of a connection; they stay yours to close. Nothing is kept by the service: a conversation goes whole
+    `client` and `async_client` may be ready clients of yours, as with the `openai` backend. Nothing is kept by the service: a conversation goes whole
     with each question. To have a model's reasoning go back with its answer, ask for it with
     `extra_body={"include": ["reasoning.encrypted_content"]}`.
     """
@@ -103,10 +101,9 @@ class OpenAIResponsesBackend(OpenAIClient):
         """Read the event."""
         return _responses.decode_event(event)
 
-    def classify(self, error: Exception) -> ChatError | None:
-        """As any HTTP client's; a model that has no Responses API is told from a question that was said wrongly."""
-        ours = super().classify(error)
-        return _responses.explained(ours) if isinstance(ours, ServiceError) else ours
+    def _explained(self, refusal: ServiceError) -> ServiceError:
+        """A model that has no Responses API is told from a question that was said wrongly."""
+        return _responses.explained(refusal)
 
     def _resource(self, client: Any) -> Any:
         return client.responses
