@@ -59,9 +59,9 @@ KEYWORDS = frozenset(
 class OpenAIResponsesBackend(OpenAIClient):
     """The OpenAI client, to `/serving-endpoints/responses`.
 
-    `client` and `async_client` may be ready clients of yours, as with the `openai` backend. Nothing is kept by the service: a conversation goes whole
-    with each question. To have a model's reasoning go back with its answer, ask for it with
-    `extra_body={"include": ["reasoning.encrypted_content"]}`.
+    `client` and `async_client` may be ready clients of yours, as with the `openai` backend. Nothing is kept by the
+    service: a conversation goes whole with each question. To have a model's reasoning go back with its answer, ask for
+    it with `extra_body={"include": ["reasoning.encrypted_content"]}`.
     """
 
     name: ClassVar[str] = "openai-responses"
