@@ -121,6 +121,16 @@ def _unsigned(ask: Any, name: str) -> None:
     ask.chat(name, [{"role": "user", "content": "Hi"}, first, {"role": "user", "content": "Go on"}])
 
 
+@naive("call-ids", on=CLAUDE, but_not=GPT)
+def _another_models_ids(ask: Any, name: str) -> None:
+    asked = {"role": "user", "content": "get_weather now"}
+    first = ask.chat(GEMINI, [asked], tools=[WEATHER])["choices"][0]["message"]["tool_calls"][0]
+    call = {key: first[key] for key in ("id", "type", "function")}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "Sun"}
+    again = [{"role": "assistant", "content": None, "tool_calls": [call]}, result]
+    ask.chat(name, [asked, *again, *again], tools=[WEATHER])
+
+
 @naive("no-thinking", on=LLAMA, but_not=CLAUDE)
 def _think(ask: Any, name: str) -> None:
     ask.chat(name, "Hi", **THINK)

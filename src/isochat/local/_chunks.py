@@ -66,11 +66,12 @@ class Chunks:
         if piece.usage is not None:
             yield from self._close(piece.usage)
             return
-        if self.family.has("agent-deltas"):
-            if piece.text:
-                yield {"delta": {"role": "assistant", "content": piece.text, "id": self.dress.agent_id()}}
-            return
         state = self.states.setdefault(piece.choice, _State())
+        if self.family.has("agent-deltas"):
+            if piece.text or (piece.finish_reason is not None and not state.spoke):
+                state.spoke = True
+                yield {"delta": {"role": "assistant", "content": piece.text or "", "id": self.dress.agent_id()}}
+            return
         first, state.opened = not state.opened, True
         if first and not self.family.has("role-on-every-chunk") and not self.family.has("empty-message"):
             opening: Json = {"role": "assistant", "content": "" if piece.call is None else None}

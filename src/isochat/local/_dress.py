@@ -146,7 +146,7 @@ class Dress:
         if not blocks and not self.family.has("list-content"):
             return choice.text
         if choice.text or (choice.text is not None and not blocks):
-            blocks.append(self.text_block(choice.text, index))
+            blocks.append(self.text_block(choice.text, index, signed=bool(choice.text)))
         return blocks or None
 
     def text_block(self, text: str, index: int, *, signed: bool = True) -> Json:

@@ -67,8 +67,8 @@ def _quirks(*names: str) -> frozenset[str]:
 
 _HOSTED = "strict-fields upstream-model system-first"
 _CLAUDE = (
-    f"{_HOSTED} extra-inputs no-empty-text no-reasoning-effort no-tool-strict thinking-budget signed-replay bedrock-ids"
-    " cache-counts thinking-blocks redacted-thinking prose-with-calls empty-arguments null-usage-midstream"
+    f"{_HOSTED} extra-inputs no-empty-text no-reasoning-effort no-tool-strict thinking-budget signed-replay call-ids"
+    " bedrock-ids cache-counts thinking-blocks redacted-thinking prose-with-calls empty-arguments null-usage-midstream"
     " role-on-every-chunk list-then-string"
 )
 _OPEN = f"{_HOSTED} strict-message-keys no-thinking"

@@ -6,6 +6,7 @@ Sources: D "Foundation model REST API reference" for roles and parts; for the re
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from isochat.local import _sign
@@ -111,6 +112,8 @@ def check(body: Mapping[str, Any], family: Family) -> None:
     if not isinstance(messages, list) or not messages:
         raise NoError(f"BAD_REQUEST: '{name}' must be a list of at least one message.", field="messages")
     open_calls: set[str] = set()
+    called: set[str] = set()
+    asked = max((i for i, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user"), default=-1)
     for i, message in enumerate(messages):
         path = f"{name}.{i}"
         if not isinstance(message, dict):
@@ -125,6 +128,10 @@ def check(body: Mapping[str, Any], family: Family) -> None:
             _check_answered(message, path, open_calls)
         elif role != "tool":
             open_calls = {c["id"] for c in message.get("tool_calls") or ()}
+            if family.has("call-ids"):
+                _check_ids(message, path, called)
+            if family.has("thought-signature-echo") and i > asked:  # of earlier turns nothing is demanded
+                _check_signatures(message, path)
     if family.has("no-prefill") and messages[-1]["role"] == "assistant":
         words = "This model does not support assistant message prefill. The conversation must end with a user message."
         raise NoError(words, nested=True)
@@ -198,9 +205,33 @@ def _check_calls(calls: object, path: str, family: Family) -> None:
         for key in call:
             if key not in allowed and family.kind == "hosted":
                 raise _extra(where, key, family)
-        signed = call.get("thoughtSignature")
-        if family.has("thought-signature-echo") and not _sign.holds(signed, function["name"] + arguments):
-            words = f"INVALID_ARGUMENT: {where}: Function call is missing a thought_signature in functionCall parts."
+
+
+def _check_ids(message: Mapping[str, Any], path: str, called: set[str]) -> None:
+    for j, call in enumerate(message.get("tool_calls") or ()):
+        if not re.fullmatch(r"[a-zA-Z0-9_-]+", call["id"]):
+            words = f"{path}.content.{j}.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"
+            raise NoError(words, nested=True)
+        if call["id"] in called:
+            raise NoError(f"{path}.content.{j}: `tool_use` ids must be unique", nested=True)
+        called.add(call["id"])
+
+
+#: What Google documents for a call that another model made, in place of a signature.
+_PLACEHOLDERS = frozenset({"skip_thought_signature_validator", "context_engineering_is_the_way_to_go"})
+
+
+def _check_signatures(message: Mapping[str, Any], path: str) -> None:
+    """The first call of each step has to be signed; any other may be."""
+    for j, call in enumerate(message.get("tool_calls") or ()):
+        signed, function = call.get("thoughtSignature"), call["function"]
+        if (isinstance(signed, str) and signed in _PLACEHOLDERS) or (j and signed is None):
+            continue
+        if not _sign.holds(signed, function["name"] + function["arguments"]):
+            words = (
+                f"INVALID_ARGUMENT: {path}.tool_calls.{j}: Function call is missing a thought_signature in functionCall"
+                " parts."
+            )
             raise NoError(words, code="INVALID_ARGUMENT", field="messages")
 
 

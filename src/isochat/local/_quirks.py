@@ -116,6 +116,13 @@ _ROWS = (
         "A reasoning block sent back must be unmodified, signature and all, or left out.",
         REASONING,
     ),
+    Quirk(
+        "call-ids",
+        "request",
+        "The id of a tool call is letters, digits, `_` and `-`, and no two calls of a conversation have the same: "
+        "those of Kimi's and Gemini's calls are refused.",
+        "microsoft/vscode pull request 325813; anthropics/claude-code issue 28515",
+    ),
     Quirk("no-thinking", "request", "`thinking` is an unknown field.", LIVE, refuses={"thinking": UNKNOWN}),
     Quirk(
         "no-stop", "request", "`stop` is refused.", LIVE, refuses={"stop": 'BAD_REQUEST: Unsupported parameter: "stop"'}
@@ -155,8 +162,10 @@ _ROWS = (
     Quirk(
         "thought-signature-echo",
         "request",
-        "The `thoughtSignature` of a tool call must be sent back with it.",
-        FMAPI + "; maximhq/bifrost core/providers/databricks",
+        "The `thoughtSignature` of a tool call must be sent back with it, as long as the turn lasts; of the calls of "
+        "one message, that of the first. For a call of another model's there is a placeholder, "
+        "`skip_thought_signature_validator`.",
+        FMAPI + "; maximhq/bifrost core/providers/databricks; ai.google.dev/gemini-api/docs/thought-signatures",
     ),
     Quirk(
         "agent-fields",
