@@ -33,6 +33,7 @@ LAYERS = [
         "_responses",
         "_sql",
         "_gather",
+        "_history",
         "_sse",
         "_refusal",
         "_events",
@@ -53,7 +54,7 @@ LAYERS = [
 UPWARD = {
     ("_types", "_encode"),  # an answer has `to_dict()`; how it is written is the codec's
 }
-PURE = ["_types", "_wire", "_encode", "_decode", "_gather", "_sse", "_refusal", "_request"]
+PURE = ["_types", "_wire", "_encode", "_decode", "_gather", "_history", "_sse", "_refusal", "_request"]
 IMPURE = {"asyncio", "http", "os", "random", "secrets", "socket", "ssl", "subprocess", "time", "urllib.request"}
 CLIENTS = {
     "aiohttp",

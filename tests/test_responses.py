@@ -298,7 +298,7 @@ def test_an_answer() -> None:
 
     assert (answer.text, answer.finish_reason, answer.reasoning) == ("Hi.", "stop", None)
     assert (answer.id, answer.model, answer.created) == ("resp_1", "gpt", 1_700_000_000.0)
-    assert answer.message == Message("assistant", "Hi.")
+    assert answer.message == Message("assistant", "Hi.", extra={"id": "msg_1"})
     assert answer.extra == {"status": "completed", "temperature": 1.0}
 
 
@@ -360,6 +360,28 @@ def test_reasoning() -> None:
     assert answer.reasoning == "Hm.So."
     assert answer.message.parts[-2:] == (Reasoning(encrypted="E"), Text("Hi."))
     assert input_of(answer.message)[0]["encrypted_content"] == "E"
+
+
+@pytest.mark.parametrize("content", ["", [{"type": "output_text", "text": ""}]])
+def test_an_answer_that_says_nothing(content: Any) -> None:
+    """It is empty, as chat completions have it; where there is no message at all, nothing was said."""
+    assert decode_response(response({**message(""), "content": content})).message.content == ""
+    assert decode_response(response(call())).message.content is None
+
+
+def test_the_last_message_gives_its_id() -> None:
+    """It is kept for whoever looks for it, and does not go back, since it may be longer than an id may be."""
+    first = {**message("Ho."), "id": "msg_0"}
+    answer = decode_response(response(first, {**message("Hi."), "id": "m" * 70}))
+
+    assert answer.message.extra["id"] == "m" * 70
+    assert all("id" not in item for item in input_of(answer.message))
+
+
+def test_a_picture_in_an_answer_has_no_place() -> None:
+    """Gemini's answers may hold one; the Responses API takes none from the assistant, so it is refused here."""
+    with pytest.raises(UnsupportedOption, match=r"picture.*messages\[0\]"):
+        input_of(Message("assistant", (Image("data:image/png;base64,AA"),)))
 
 
 def test_a_refusal() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from isochat import _refusal
+from isochat._history import ORIGIN
 from isochat._types import (
     Audio,
     ChatChunk,
@@ -146,6 +147,7 @@ def decode_message(value: Any, path: str, *, sent: bool = True) -> Message:
         name=_take(rest, "name", str),
         refusal=_take(rest, "refusal", str),
         reasoning_content=_take_reasoning(rest),
+        origin=_take(rest, ORIGIN, str),
         extra=_left(rest) if sent else _stated(rest),
     )
 
@@ -253,6 +255,7 @@ def _reasoning(value: dict[str, Any]) -> Reasoning:
         signature=signature if isinstance(signature, str) else None,
         encrypted=encrypted if isinstance(encrypted, str) else None,
         raw=value,
+        item="encrypted_content" in value,
     )
 
 

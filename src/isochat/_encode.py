@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from isochat._decode import decode_usage
+from isochat._history import ANSWER_ONLY, ORIGIN, bound
 from isochat._types import Audio, File, Image, Reasoning, Refusal, Text, Unknown, Video
 from isochat.errors import InvalidRequest
 
@@ -26,37 +27,53 @@ if TYPE_CHECKING:
     )
 
 
-# What an answer's message carries and a question's may not: the service's decoder answers "Extra inputs are not
-# permitted" (BerriAI/litellm#15758 and #36931, cline/cline#6515). They are about the answer, and stay readable there.
-ANSWER_ONLY = frozenset(
-    {
-        "annotations",
-        "audio",
-        "content_parts",
-        "function_call",
-        "id",
-        "output",
-        "provider_specific_fields",
-        "reasoning",
-        "reasoning_content",
-        "reasoning_details",
-        "refusal",
-        "thinking",
-        "thinking_blocks",
-    }
-)
 # What stands beside a tool call and must go back with it, or the next question is refused.
 _ECHOED = frozenset({"thoughtSignature", "thought_signature", "extra_content", "cache_control"})
 
 
 def request_to_json(request: ChatRequest) -> dict[str, Any]:
     """The body of a chat question, without the endpoint's name. Always new: nothing of the caller's is shared."""
-    body: dict[str, Any] = {"messages": [message_to_json(message) for message in request.messages]}
+    body: dict[str, Any] = {"messages": _spoken([message_to_json(message) for message in request.messages])}
     body.update(request.options)
     if request.stream:
         body["stream"] = True
     body.update(request.extra_body)
     return _fresh_object(body)
+
+
+def _spoken(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without answers that say nothing: Claude refuses such an answer in every form.
+
+    Where one stood between two messages of the user's these go as one, since Llama wants the roles to take turns.
+    """
+    said: list[dict[str, Any]] = []
+    missed = False
+    for message in messages:
+        if _says_nothing(message):
+            missed = True
+            continue
+        if missed and said and _is_users(said[-1]) and _is_users(message):
+            said[-1] = {**said[-1], "content": _joined(said[-1]["content"], message["content"])}
+        else:
+            said.append(message)
+        missed = False
+    return said or messages
+
+
+def _says_nothing(message: dict[str, Any]) -> bool:
+    empty = message["content"] in (None, "", [], [{"type": "text", "text": ""}])
+    return message["role"] == "assistant" and empty and message.keys() == {"role", "content"}
+
+
+def _is_users(message: dict[str, Any]) -> bool:
+    return message["role"] == "user" and message.keys() == {"role", "content"}
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if isinstance(one, str) and isinstance(other, str):
+        return f"{one}\n\n{other}"
+    parts = [[{"type": "text", "text": said}] if isinstance(said, str) else said for said in (one, other)]
+    return [*parts[0], *parts[1]]
 
 
 def to_bytes(body: Any) -> bytes:
@@ -81,7 +98,8 @@ def _fresh(value: Any) -> Any:
 def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
     """A message as the service takes it; `whole` keeps what only an answer may say, for storing."""
     calls = [call_to_json(call, whole=whole) for call in message.tool_calls]
-    said: dict[str, Any] = {"role": message.role, "content": _content_to_json(message, whole=whole)}
+    role = message.role or "assistant"  # an answer whose role the service did not say is still an answer
+    said: dict[str, Any] = {"role": role, "content": _content_to_json(message, whole=whole)}
     if calls:
         said["tool_calls"] = calls
     if message.tool_call_id is not None:
@@ -92,6 +110,8 @@ def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
     extra = message.extra
     if whole:
         said |= _said(refusal=message.refusal, reasoning_content=message.reasoning_content)
+        if message.origin is not None and bound(message):
+            said[ORIGIN] = message.origin
     elif message.role == "assistant":
         extra = {name: value for name, value in extra.items() if name not in ANSWER_ONLY}
     return _beside(extra, said)
@@ -99,18 +119,21 @@ def message_to_json(message: Message, *, whole: bool = False) -> dict[str, Any]:
 
 def _content_to_json(message: Message, *, whole: bool) -> Any:
     content = message.content
+    if whole or message.role != "assistant":
+        return [part_to_json(part) for part in content] if isinstance(content, tuple) else content
     if isinstance(content, tuple):
-        parts = content
-        if not whole and message.role == "assistant" and len(content) > 1:
+        # Reasoning of the Responses API has no place here.
+        content = tuple(part for part in content if not (isinstance(part, Reasoning) and part.item))
+        if len(content) > 1:
             # Claude sends empty text beside a tool call or reasoning and refuses it when it comes back.
-            parts = tuple(part for part in content if part != Text("")) or content
-        if not whole and (not parts or (message.tool_calls and parts == (Text(""),))):
+            content = tuple(part for part in content if part != Text("")) or content
+    if content in ((), (Text(""),), "", None):
+        if message.refusal:
+            return message.refusal  # it is what was said, and has no field of its own in a question
+        if message.tool_calls or content == ():
+            # The same for plain text (databricks-ai-bridge#333, tidyverse/ellmer#932): an empty string says nothing.
             return None
-        return [part_to_json(part) for part in parts]
-    if content == "" and message.tool_calls and not whole:
-        # The same for plain text (databricks-ai-bridge#333, tidyverse/ellmer#932): an empty string says nothing.
-        return None
-    return content
+    return [part_to_json(part) for part in content] if isinstance(content, tuple) else content
 
 
 def part_to_json(part: Part) -> Any:
@@ -140,6 +163,9 @@ def part_to_json(part: Part) -> Any:
 
 def _reasoning_to_json(part: Reasoning) -> dict[str, Any]:
     summary: list[dict[str, Any]] = []
+    if part.item:
+        summary += [{"type": "summary_text", "text": part.text}] if part.text else []
+        return {"type": "reasoning", "summary": summary, "encrypted_content": part.encrypted}
     if part.text or part.signature is not None or part.encrypted is None:
         summary.append({"type": "summary_text", "text": part.text, **_said(signature=part.signature)})
     if part.encrypted is not None:
@@ -215,7 +241,6 @@ def _answer_to_json(message: Message) -> dict[str, Any]:
     if (reasoning := message.reasoning) is not None:
         said["reasoning_content"] = reasoning
     said.setdefault("refusal", None)
-    said["role"] = said.get("role") or "assistant"
     return said
 
 

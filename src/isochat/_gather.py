@@ -245,14 +245,15 @@ def _append(parts: list[Part], piece: Part) -> None:
             parts[-1] = Refusal(last.refusal + piece.refusal, {**last.extra, **piece.extra})
         case (Reasoning(), Reasoning()) if _goes_on(last, piece):
             # No longer any one block that came: what goes back is built of its values.
-            parts[-1] = Reasoning(last.text + piece.text, piece.signature or last.signature, last.encrypted)
+            text, signature = last.text + piece.text, piece.signature or last.signature
+            parts[-1] = Reasoning(text, signature, last.encrypted, item=last.item)
         case _:
             parts.append(piece)
 
 
 def _goes_on(last: Reasoning, piece: Reasoning) -> bool:
     """A signature closes a block of reasoning, and encrypted reasoning is a block by itself."""
-    if last.encrypted is not None or piece.encrypted is not None:
+    if last.encrypted is not None or piece.encrypted is not None or last.item != piece.item:
         return False
     return last.signature is None
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from isochat._history import PLACEHOLDER
 from isochat.errors import (
     AuthenticationFailed,
     ContentFiltered,
@@ -303,6 +304,11 @@ def _hint(kind: type[ServiceError], status: int | None, message: str) -> str | N
         return "The endpoint is switched off for this workspace; asking again will not help."
     if kind is EndpointNotFound:
         return "`isochat doctor` lists the endpoints that this login can see."
+    if kind is RequestRefused and "thought_signature" in message:
+        return (
+            "Another model made the call. Google documents a placeholder for the missing signature, which goes beside "
+            f"the call: {PLACEHOLDER!r}."
+        )
     if status is not None and 300 <= status < 400:
         return (
             "The host redirects: is it the workspace's own address? "

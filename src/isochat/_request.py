@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from isochat import _wire
+from isochat import _history, _wire
 from isochat._types import ChatRequest, ChatResponse, Image, Message, Part, ToolCall
 from isochat.errors import InvalidRequest, MalformedReply
 
@@ -82,9 +82,10 @@ def make_request(
     **options: Any,
 ) -> ChatRequest:
     """A question in its common form. Raises `InvalidRequest`, naming the path, if it is said wrongly."""
+    name = _endpoint(endpoint)
     return ChatRequest(
-        endpoint=_endpoint(endpoint),
-        messages=read_messages(messages),
+        endpoint=name,
+        messages=_history.told(read_messages(messages), name),
         stream=stream,
         options=_options(options),
         extra_body=_extra_body(extra_body, options),
@@ -155,12 +156,8 @@ def _message(item: Any, path: str) -> Message:
 
 
 def _of_ours(message: Message, path: str) -> Message:
-    """A message of ours, made by hand or taken from an answer: as careful with it as with any other.
-
-    An answer whose role the service did not say is still an answer.
-    """
-    said = {name: value for name, value in message.to_dict().items() if value is not None}
-    return _from_mapping({**said, "role": message.role or "assistant"}, path)
+    """A message of ours, made by hand or taken from an answer: as careful with it as with any other."""
+    return _from_mapping({name: value for name, value in message.to_dict().items() if value is not None}, path)
 
 
 def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
@@ -191,7 +188,7 @@ def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
     _check_calls(plain.get("tool_calls"), f"{path}.tool_calls")
     if role == "tool" and not isinstance(plain.get("tool_call_id"), str):
         raise InvalidRequest("missing: a tool's result names the call that it answers", path=f"{path}.tool_call_id")
-    for name in ("tool_call_id", "name"):
+    for name in ("tool_call_id", "name", _history.ORIGIN):
         if plain.get(name) is not None and not isinstance(plain[name], str):
             raise InvalidRequest(f"expected text, got {_kind(plain[name])}", path=f"{path}.{name}")
     try:

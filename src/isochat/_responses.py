@@ -2,7 +2,7 @@
 
 There an answer is a list of items; here it is one message: texts join, calls stand in `tool_calls`, reasoning is a part
 of the content. What a message has no field for (a hosted tool's item, the order of an agent's rounds, a phase) is kept
-in its `extra["output"]`: the items as they go back with the next question.
+in its `extra["output"]`: the items as they go back with the next question. Its `extra["id"]` is the message's own.
 
 The service is stateless, so all of a conversation goes with each question. It takes back no `status`, no nulls and no
 id that is too long or of the wrong kind; nothing needs those of messages, calls and reasoning, so they stay behind.
@@ -70,6 +70,7 @@ CARRIES = frozenset(
     }
 )
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_TEXTS = ("output_text", "text")
 _LONGEST_ID = 64  # of an item that is sent back (databricks_openai/utils/clients.py cuts there)
 
 
@@ -213,7 +214,7 @@ def _answer_items(message: Message, path: str) -> Iterator[dict[str, Any]]:
         if items and _gist(_message_of(items)) == _gist(message):
             yield from items
             return
-    yield from _made_items(message)
+    yield from _made_items(message, path)
 
 
 def _gist(message: Message) -> tuple[Any, ...]:
@@ -221,12 +222,14 @@ def _gist(message: Message) -> tuple[Any, ...]:
     return message.text, message.refusal or "", calls
 
 
-def _made_items(message: Message) -> Iterator[dict[str, Any]]:
+def _made_items(message: Message, path: str = "") -> Iterator[dict[str, Any]]:
     """An answer's items, from its values alone: what was thought and may go back, what was said, what was called."""
     content: list[Any] = []
     thought = ""
     for part in message.parts:
         match part:
+            case Reasoning(item=False):
+                pass  # of a chat completion, which has no place here
             case Reasoning(text, _, encrypted):
                 thought += text
                 # Reasoning goes back encrypted or not at all: without that, the service would have to remember it.
@@ -243,7 +246,7 @@ def _made_items(message: Message) -> Iterator[dict[str, Any]]:
             case Unknown(raw):
                 content.append(raw)
             case _:
-                content.append(_wire.part_to_json(part))
+                raise _homeless(f"a picture, a sound, a film or a file in an answer ({path})", "messages")
     if message.refusal:
         content.append({"type": "refusal", "refusal": message.refusal})
     if not content and not message.tool_calls:
@@ -290,7 +293,7 @@ def _returning(item: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _returning_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    if part.get("type") in ("output_text", "text"):
+    if part.get("type") in _TEXTS:
         return {"type": "output_text", "text": text} if (text := _word(part, "text")) else None
     if part.get("type") == "refusal":
         return {"type": "refusal", "refusal": refusal} if (refusal := _word(part, "refusal")) else None
@@ -326,7 +329,7 @@ def _said(item: Mapping[str, Any], kind: str, key: str = "text") -> str:
     """All that an item says under `text` or `refusal`."""
     if kind == "reasoning":
         return "".join([*_texts(item.get("summary")), *_texts(item.get("content"))]) if key == "text" else ""
-    types = ("output_text", "text") if key == "text" else ("refusal",)
+    types = _TEXTS if key == "text" else ("refusal",)
     found = [part.get(key) for part in _parts(item) if part.get("type") in types]
     return "".join(text for text in found if isinstance(text, str))
 
@@ -607,7 +610,10 @@ class Unfolding:
         """The events have ended: what is told of the answer as a whole, and the items that the message cannot say."""
         items = [item for each in self._items if (item := _returning(each.as_json())) is not None]
         made = [*_made_items(_message_of(items))] if items else []
-        kept = {"output": items} if items != made else {}
+        kept: dict[str, Any] = {"output": items} if items != made else {}
+        spoken = [each.whole for each in self._items if each.kind == "message" and each.whole is not None]
+        if named := [name for item in spoken if (name := _word(item, "id")) is not None]:
+            kept["id"] = named[-1]
         extra, self._extra = self._extra, {}
         if not kept and not extra:
             return None
@@ -755,9 +761,9 @@ class Unfolding:
         if kind == "reasoning":
             rest = _rest(same.text, _said(item, kind))
             encrypted = _word(item, "encrypted_content")
-            thoughts = [Reasoning(rest)] if rest else []
+            thoughts = [Reasoning(rest, item=True)] if rest else []
             # A part of its own: streamed, it comes after the words, and whole and streamed answers are equal.
-            thoughts += [Reasoning(encrypted=encrypted)] if encrypted is not None else []
+            thoughts += [Reasoning(encrypted=encrypted, item=True)] if encrypted is not None else []
             same.text += rest
             return [ChunkChoice(0, Delta(role="assistant", content=(part,))) for part in thoughts]
         if kind != "message":
@@ -770,11 +776,13 @@ class Unfolding:
         same.text, same.refusal = same.text + text, same.refusal + refusal
         notes = [note for part in _parts(item) for note in _list(part, "annotations")]
         tokens = [token for part in _parts(item) for token in _list(part, "logprobs")]
-        if not (text or refusal or notes or tokens):
+        spoke = any(part.get("type") in _TEXTS for part in _parts(item))
+        silent = spoke and not same.begun  # an answer that says nothing is empty, as chat completions have it
+        if not (text or refusal or notes or tokens or silent):
             return []
         delta = Delta(
             role="assistant",
-            content=text or None,
+            content="" if silent else text or None,
             refusal=refusal or None,
             extra={"annotations": notes} if notes else {},
         )
@@ -783,7 +791,7 @@ class Unfolding:
     def _adding(self, item: _Item, more: str, extra: dict[str, Any] | None = None) -> Delta:
         """The delta for a stretch of an item."""
         if item.kind == "reasoning":
-            return Delta(role="assistant", content=(Reasoning(more),))
+            return Delta(role="assistant", content=(Reasoning(more, item=True),))
         if item.kind == "message":
             return Delta(role="assistant", content=more)
         if item.call is None:

@@ -161,6 +161,9 @@ def roles(messages: tuple[Message, ...]) -> str:
 TEMPLATES: Mapping[str, PromptTemplate] = {"plain": plain, "roles": roles}
 
 
+_SEALED = {"thoughtSignature", "thought_signature"}  # what Gemini thought, beside what it said
+
+
 def _plain(message: Message) -> bool:
     """Whether its text is all there is of it."""
     bare = all(isinstance(part, Text) and not part.extra for part in message.parts)
@@ -171,7 +174,8 @@ def _texts(messages: tuple[Message, ...]) -> Iterator[str]:
     """The text of each message. What the model thought is left out, which the service allows; nothing else is."""
     for at, message in enumerate(messages):
         for place, part in enumerate(message.parts):
-            beside = f" with {', '.join(part.extra)}" if isinstance(part, Text) and part.extra else ""
+            more = part.extra.keys() - _SEALED if isinstance(part, Text) else ()
+            beside = f" with {', '.join(sorted(more))}" if more else ""
             if beside or not isinstance(part, Text | Reasoning):
                 raise InvalidRequest(
                     f"a prompt is text alone, and this is {type(part).__name__}{beside}",

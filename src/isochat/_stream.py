@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from isochat import _wire
 from isochat._gather import Gathering
 from isochat._retry import Tries, aask, ask
-from isochat._types import ChatChunk, ChatResponse
+from isochat._types import ChatChunk, ChatResponse, written_by
 from isochat.errors import Attempt, ChatError, MalformedReply, ServiceError, StreamInterrupted
 
 if TYPE_CHECKING:
@@ -113,10 +113,9 @@ class _Reading:
     def response(self) -> ChatResponse:
         """The answer as far as it has come."""
         return replace(
-            self.gathering.response(),
+            written_by(self.gathering.response(), self.request.endpoint),
             request_id=self.request_id,
             backend=self.backend.name,
-            endpoint=self.request.endpoint,
             attempts=self.tries.attempts,
             first_event=self.first_event,
             elapsed=self.tries.elapsed() if self.elapsed is None else self.elapsed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -81,13 +81,15 @@ class Reasoning:
     """What the model thought before it answered.
 
     `signature` proves to the service that the text is its own; `encrypted` is reasoning that it will not show. Both
-    must go back unmodified for a conversation to go on. `raw` is the block as it came, which is what goes back.
+    must go back unmodified for a conversation to go on. `raw` is the block as it came, which is what goes back. `item`
+    says that it came through the Responses API: each of the two languages takes back only its own reasoning.
     """
 
     text: str = ""
     signature: str | None = None
     encrypted: str | None = None
     raw: Extra | None = field(default=None, compare=False, repr=False)
+    item: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,12 @@ class Message:
 
     `role` is `system`, `user`, `assistant` or `tool` (None if the service did not say). `content` is text, a sequence
     of parts, or None. `refusal` and `reasoning_content` are set when the service gave them as fields beside the
-    content rather than as parts of it. The `message` of an answer can be put into the next question as it is.
+    content rather than as parts of it. The `message` of an answer can be put into the next question as it is, to
+    whichever endpoint and through whichever backend.
+
+    `origin` is the endpoint that wrote it; None of a message that you wrote yourself. What only its own model takes
+    back (reasoning, signatures, encrypted thoughts) goes back to that endpoint and is left out for any other. Where
+    two endpoints have the same model behind them, say so: `dataclasses.replace(message, origin="the-other")`.
     """
 
     role: str | None
@@ -162,6 +169,7 @@ class Message:
     refusal: str | None = None
     reasoning_content: str | None = None
     extra: Extra = _extra()
+    origin: str | None = _about()
 
     def __post_init__(self) -> None:
         # A list is what people write; a frozen value wants a tuple.
@@ -193,7 +201,10 @@ class Message:
         return self.reasoning_content
 
     def to_dict(self) -> dict[str, Any]:
-        """The message in the wire's own form, to be stored as JSON and put into a later question without loss."""
+        """The message in the wire's own form, to be stored as JSON and put into a later question without loss.
+
+        Where it makes a difference which endpoint wrote it, that stands beside the rest as `isochat_origin`.
+        """
         from isochat._encode import message_to_json
 
         return message_to_json(self, whole=True)
@@ -503,6 +514,12 @@ class ChatRequest:
         if self.extra_body:
             names.add("extra_body")
         return frozenset(names)
+
+
+def written_by(response: ChatResponse, endpoint: str) -> ChatResponse:
+    """The answer of this endpoint, each of whose messages knows where it came from."""
+    choices = tuple(replace(choice, message=replace(choice.message, origin=endpoint)) for choice in response.choices)
+    return told(response, choices=choices, endpoint=endpoint)
 
 
 def shorten(text: str, width: int = 60) -> str:

@@ -22,7 +22,6 @@ from isochat._decode import (
     whole_as_chunk,
 )
 from isochat._encode import (
-    ANSWER_ONLY,
     call_to_json,
     message_to_json,
     part_to_json,
@@ -32,6 +31,7 @@ from isochat._encode import (
     usage_to_json,
 )
 from isochat._gather import Gathering
+from isochat._history import ANSWER_ONLY
 from isochat._types import ChatChunk
 from isochat.errors import MalformedReply, ServiceError, StreamInterrupted
 
