@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from isochat.backends import BUILT_IN, load
 from isochat.errors import BackendNotInstalled, StreamInterrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from isochat import Backend
     from isochat.local import LocalEndpoint
 
@@ -24,24 +27,38 @@ SAMPLES = json.loads((WIRE / "index.json").read_bytes())
 SAID = {"endpoint": "any", "retry": Retry(attempts=1), "timeout": 20}
 
 
-@pytest.fixture(params=sorted(BUILT_IN.keys() - {"ai-query", "openai-responses", "rest"}))
-def backends(request: pytest.FixtureRequest, local: LocalEndpoint) -> Any:
-    """`rest` and one other, on the same connection."""
-    connection = Connection(local.host, local.token)
-    try:
-        pair = (load("rest")(connection), load(request.param)(connection))
-    except BackendNotInstalled as error:
-        pytest.skip(str(error))
-    yield pair
-    for backend in pair:
-        backend.close()
+ELSEWHERE = {"ai-query", "openai-responses"}  # they speak another language than chat
 
 
-def _outcome(backend: Backend, local: LocalEndpoint, sample: dict[str, Any], *, awaited: bool) -> Any:
-    """The answer, or what the error says; for a broken stream, what had arrived too."""
+@pytest.fixture(scope="module")
+def sessions(_local_endpoint: LocalEndpoint) -> Iterator[dict[str, Backend]]:
+    """One of each backend that is installed, on one connection."""
+    connection = Connection(_local_endpoint.host, _local_endpoint.token)
+    made: dict[str, Backend] = {}
+    for name in BUILT_IN.keys() - ELSEWHERE:
+        with contextlib.suppress(BackendNotInstalled):
+            made[name] = load(name)(connection)
+    yield made
+    for session in made.values():
+        session.close()
+
+
+def _session(sessions: dict[str, Backend], name: str) -> Backend:
+    if name not in sessions:
+        pytest.skip(f"{name} is not installed")
+    return sessions[name]
+
+
+def _outcome(
+    backend: Backend, local: LocalEndpoint, sample: dict[str, Any], *, awaited: bool = False, otherwise: bool = False
+) -> Any:
+    """The answer, or what the error says; for a broken stream, what had arrived too.
+
+    A stream is asked for where the sample is one, or `otherwise` where it is none.
+    """
     body = (WIRE / sample["file"]).read_bytes()
     local.reply(status=sample["status"], body=body, headers={**sample["headers"], "x-request-id": "r"})
-    stream = sample["kind"] == "chat.sse"
+    stream = (sample["kind"] == "chat.sse") != otherwise
     try:
         if awaited:
             return asyncio.run(_aask(backend, stream=stream))
@@ -59,12 +76,38 @@ async def _aask(backend: Backend, *, stream: bool) -> Any:
     return await (await aquery_chat("Hi", backend=backend, stream=True, **SAID)).collect()
 
 
-@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "asyncio"])
+@pytest.mark.parametrize(
+    ("name", "awaited"),
+    [
+        pytest.param(name, awaited, id=f"{name}-{'asyncio' if awaited else 'blocking'}")
+        for name in sorted(BUILT_IN.keys() - ELSEWHERE)
+        for awaited in (False, True)
+        if awaited or name != "rest"  # which is what the others are compared with
+    ],
+)
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["file"])
 def test_alike(
-    backends: tuple[Backend, Backend], local: LocalEndpoint, sample: dict[str, Any], *, awaited: bool
+    sessions: dict[str, Backend], name: str, local: LocalEndpoint, sample: dict[str, Any], *, awaited: bool
 ) -> None:
-    """Both give equal answers, or errors of one class that say the same."""
-    first, second = (_outcome(backend, local, sample, awaited=awaited) for backend in backends)
+    """All give equal answers, or errors of one class that say the same."""
+    rest = _outcome(sessions["rest"], local, sample)
 
-    assert first == second
+    assert rest == _outcome(_session(sessions, name), local, sample, awaited=awaited)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - ELSEWHERE))
+@pytest.mark.parametrize(
+    "sample", [row for row in SAMPLES if row["kind"].startswith("chat")], ids=lambda row: row["file"]
+)
+def test_whole_and_streamed_alike(
+    sessions: dict[str, Backend], name: str, local: LocalEndpoint, sample: dict[str, Any]
+) -> None:
+    """A whole answer where a stream was asked for, collected, and a stream where none was, are the same answer."""
+    backend = _session(sessions, name)
+    asked, otherwise = (_outcome(backend, local, sample, otherwise=turned) for turned in (False, True))
+    if isinstance(asked, tuple) and asked[0] is StreamInterrupted:
+        # It broke in the middle, on a complaint of the service's: to a plain question that complaint is the answer.
+        assert otherwise[0] == asked[2][0]
+        return
+
+    assert asked == otherwise
