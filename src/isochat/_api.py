@@ -14,7 +14,7 @@ from isochat._events import listener
 from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
-from isochat._types import told, written_by
+from isochat._types import noted, written_by
 from isochat.backends import Backend
 from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
@@ -364,7 +364,7 @@ def render(
 
 
 def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:
-    finished = told(
+    finished = noted(
         written_by(response, request.endpoint),
         backend=session.name,
         attempts=tries.attempts,

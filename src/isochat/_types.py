@@ -386,7 +386,7 @@ _SLOTS: dict[str, Any] = {each.name: ChatResponse.__dict__[each.name] for each i
 setattr(ChatResponse, "raw", _OnDemand(_SLOTS["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
 
 
-def told(response: ChatResponse, **facts: Any) -> ChatResponse:
+def noted(response: ChatResponse, **facts: Any) -> ChatResponse:
     """The same answer with these facts about how it came: `dataclasses.replace`, faster, and what is `Later` stays."""
     other = object.__new__(ChatResponse)
     for name, slot in _SLOTS.items():
@@ -519,7 +519,7 @@ class ChatRequest:
 def written_by(response: ChatResponse, endpoint: str) -> ChatResponse:
     """The answer of this endpoint, each of whose messages knows where it came from."""
     choices = tuple(replace(choice, message=replace(choice.message, origin=endpoint)) for choice in response.choices)
-    return told(response, choices=choices, endpoint=endpoint)
+    return noted(response, choices=choices, endpoint=endpoint)
 
 
 def shorten(text: str, width: int = 60) -> str:
