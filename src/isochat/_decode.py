@@ -185,9 +185,8 @@ def _call_delta(value: Any, path: str) -> ToolCallDelta:
     name = _take(body, "name", str)
     if body:
         rest[body_key] = body
-    index = rest.pop("index", None)
     return ToolCallDelta(
-        index=index if isinstance(index, int) else None,
+        index=_whole_number(rest.pop("index", None)),
         id=_take(rest, "id", str),
         name=name,
         arguments=arguments,
@@ -383,11 +382,11 @@ def _take_number(rest: dict[str, Any], name: str) -> float | None:
 
 
 def _take_index(rest: dict[str, Any], place: int) -> int:
-    index = rest.get("index")
-    if isinstance(index, int) and not isinstance(index, bool):
-        del rest["index"]
-        return index
-    return place
+    index = _whole_number(rest.get("index"))
+    if index is None:
+        return place
+    del rest["index"]
+    return index
 
 
 def _take_content(rest: dict[str, Any], path: str, *, sent: bool = True) -> str | tuple[Part, ...] | None:
@@ -464,7 +463,11 @@ def _first_count(report: Mapping[str, Any], *paths: tuple[str, ...]) -> int | No
 
 
 def _count(report: Mapping[str, Any], name: str) -> int | None:
-    found = number(report.get(name))
+    return _whole_number(report.get(name))
+
+
+def _whole_number(value: Any) -> int | None:
+    found = number(value)
     return int(found) if found is not None and found == int(found) else None
 
 

@@ -134,7 +134,8 @@ class _Choice:
         if delta.extra:
             _merge(self.message_extra, delta.extra)
         # The last reason given; an empty one does not take back an earlier one.
-        self.finish_reason = choice.finish_reason or self.finish_reason or choice.finish_reason
+        if choice.finish_reason is not None:
+            self.finish_reason = choice.finish_reason or self.finish_reason or ""
         self.logprobs = _more_logprobs(self.logprobs, choice.logprobs)
         if choice.extra:
             _merge(self.extra, choice.extra)
@@ -144,7 +145,7 @@ class _Choice:
         before, now = self.message_extra.get("id"), delta.extra.get("id")
         if isinstance(before, str) and isinstance(now, str):
             return before != now
-        return self.role is not None and delta.role is not None and self.role != delta.role
+        return bool(self.role and delta.role) and self.role != delta.role  # an empty role is none
 
     def _add_content(self, content: str | tuple[Part, ...] | None) -> None:
         if content is None:

@@ -79,6 +79,7 @@ _BAD_TOKEN = re.compile(r"invalid access token|credential was not sent|token (is
 _TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,500})", re.IGNORECASE)
 _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
+_MESSAGES = ("message", "detail", "error", "error_message", "Message")  # the last is AWS's
 _LONGEST = 2000  # characters of a message
 _HEAD = 20_000  # how far into a web page its title is looked for
 
@@ -200,7 +201,12 @@ def _fields(body: dict[str, Any]) -> _Complaint:
             request_id=_word(body.get("request_id")),
             filtered=bool(_FILTERED.search(str(nested.get("innererror", "")))),
         )
-    said = next((body[key] for key in ("message", "detail", "error", "error_message") if body.get(key)), None)
+    several = body.get("errors")
+    if isinstance(several, list) and several and isinstance(several[0], dict):  # Cloudflare's, watsonx's: a list
+        return _fields({**several[0], "errors": None})
+    said = next((body[key] for key in _MESSAGES if body.get(key)), None)
+    if isinstance(said, dict):  # Mistral's: {"message": {"detail": [...]}}
+        said = said.get("detail") or said.get("message")
     if isinstance(said, list):  # FastAPI: [{"loc": [...], "msg": "..."}]
         said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said)
     code = body.get("error_code", body.get("code"))
