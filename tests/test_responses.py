@@ -572,6 +572,16 @@ def test_a_stream_is_its_whole(left_out: str) -> None:
     assert whole == collected(*events, "[DONE]")
 
 
+def test_items_go_back_in_the_order_of_the_response() -> None:
+    """Where a hosted tool's item is first told at the end, it still stands before the words that came of it."""
+    search = {"type": "web_search_call", "id": "ws_1"}
+    stream = collected(
+        CREATED, delta("Hel", output_index=1), delta("lo.", output_index=1), completed(search, message("Hello."))
+    )
+
+    assert ["web_search_call", "message"] == [item["type"] for item in input_of(stream.message)]
+
+
 def test_chunks_say_what_they_add() -> None:
     """Each stretch is a chunk; what only repeats is none; the first says who answers, the last why it ended."""
     chunks = said(

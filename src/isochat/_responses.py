@@ -679,7 +679,7 @@ class Unfolding:
         if response.get("status") == "failed":
             raise _failure(response)
         choices: list[ChunkChoice] = []
-        told = self._items[self._round :]
+        told, ordered = self._items[self._round :], []
         output = response.get("output")
         for item in output if isinstance(output, list) else ():
             if not isinstance(item, dict):
@@ -688,7 +688,8 @@ class Unfolding:
             if same is not None:
                 told.remove(same)
             choices += self._whole(item, same, None)
-        here = self._items[self._round :]
+            ordered.append(self._items[-1] if same is None else same)
+        here = self._items[self._round :] = [*ordered, *told]  # as the service orders them
         reason = _finish_reason(response, [each.as_json() for each in here])
         choices.append(ChunkChoice(0, Delta(role="assistant"), finish_reason=reason))
         known = {"id", "model", "created_at", "object", "output", "usage"}
