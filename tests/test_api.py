@@ -96,6 +96,8 @@ def test_never_local_by_itself() -> None:
         ({"endpoint": ""}, InvalidRequest, "endpoint"),
         ({"max_tokens": "many"}, InvalidRequest, "max_tokens"),
         ({"timeout": -1}, ConfigurationError, "timeout"),
+        ({"timeout": float("inf")}, ConfigurationError, r"timeout.* finite number of seconds"),
+        ({"stream": "yes"}, InvalidRequest, "stream: expected True or False"),
         ({"extra_body": {"stream": True}}, InvalidRequest, "extra_body.stream"),
     ],
 )

@@ -152,7 +152,7 @@ def test_variables_are_the_sdks_own() -> None:
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "1e999", "1,5"])
 def test_bad_seconds(find: Callable[..., Settings], text: str) -> None:
     """A time limit that is no positive number is refused, naming the variable."""
-    assert f"ISOCHAT_TIMEOUT must be a number of seconds above 0, not {text!r}" in refusal(
+    assert f"ISOCHAT_TIMEOUT must be a finite number of seconds above 0, not {text!r}" in refusal(
         find, {"ISOCHAT_TIMEOUT": text}
     )
 

@@ -727,7 +727,7 @@ def _parsed(name: Name, raw: object, source: str) -> object:
     if name.kind == "seconds":
         seconds = _number(raw, whole=False)
         if seconds is None or not (math.isfinite(seconds) and seconds > 0):
-            raise ConfigurationError(f"{place} must be a number of seconds above 0, not {raw!r}")
+            raise ConfigurationError(f"{place} must be a finite number of seconds above 0, not {raw!r}")
         return seconds
     if name.kind == "count":
         count = _number(raw, whole=True)

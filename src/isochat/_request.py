@@ -77,16 +77,18 @@ def make_request(
     messages: Any,
     *,
     endpoint: str | None,
-    stream: bool = False,
+    stream: bool | None = False,
     extra_body: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ChatRequest:
     """A question in its common form. Raises `InvalidRequest`, naming the path, if it is said wrongly."""
+    if not isinstance(stream, bool | None):
+        raise InvalidRequest(f"expected True or False, got {_kind(stream)}", path="stream")
     name = _endpoint(endpoint)
     return ChatRequest(
         endpoint=name,
         messages=_history.told(read_messages(messages), name),
-        stream=stream,
+        stream=bool(stream),
         options=_options(options),
         extra_body=_extra_body(extra_body, options),
     )
