@@ -43,7 +43,7 @@ LAYERS = [
         "_request",
     ],
     ["transports"],
-    ["backends._http", "backends._line", "backends._sessions"],
+    ["backends._http", "backends._line", "backends._sessions", "backends._worker"],
     ["backends._base"],
     ["backends"],
     ["_stream", "_api"],

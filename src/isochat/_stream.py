@@ -6,6 +6,11 @@ A stream has exactly one end. Either it is complete (the service gave its finish
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+import weakref
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +18,7 @@ from isochat import _wire
 from isochat._gather import Gathering
 from isochat._retry import Tries, aask, ask
 from isochat._types import ChatChunk, ChatResponse, written_by
-from isochat.errors import Attempt, ChatError, MalformedReply, ServiceError, StreamInterrupted
+from isochat.errors import Attempt, ChatError, ConnectionFailed, MalformedReply, ServiceError, StreamInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -27,6 +32,7 @@ _END = object()
 # After `[DONE]` the reply is read to its end, which lets the connection be used again; a server that keeps it open
 # past this is not waited for.
 _LAST_BYTES = 0.25
+_LETTING_GO = 2.0  # seconds for the thread that reads a stream to notice that another one has closed it
 
 
 class _Reading:
@@ -136,12 +142,20 @@ def _says_something(chunk: ChatChunk) -> bool:
 class ChatStream:
     """A streamed answer, to be iterated: `for chunk in stream: print(chunk.text, end="")`.
 
-    Leaving a `with` block, `close()`, or reading to the end gives the connection back.
+    Leaving a `with` block, `close()`, or reading to the end gives the connection back. Threads may share it: each chunk
+    goes to one of them, and any of them may close it. A forked child may not read it: the bytes are the parent's.
     """
 
-    def __init__(self, reading: _Reading, events: Generator[Any, None, None], first: ChatChunk | None) -> None:
-        self._reading, self._events, self._first = reading, events, first
+    def __init__(self, reading: _Reading, events: Generator[Any, None, None]) -> None:
+        self._reading, self._events = reading, events
+        self._first: ChatChunk | None = None
         self._response: ChatResponse | None = None
+        self._lock = threading.RLock()  # held by the thread that reads
+        self._hold = reading.backend.hold()
+        self._closed = False
+        self._process = os.getpid()
+        # The interpreter, at its end, takes sockets down before the generators that would close them.
+        weakref.finalize(self, _finish, events, self._process)
 
     @classmethod
     def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> ChatStream:
@@ -149,12 +163,11 @@ class ChatStream:
         call = backend.encode(request)
 
         def begin(left: float) -> ChatStream:
-            reading, events = _Reading(backend, request, tries), backend.stream(call, left)
-            stream = cls(reading, events, None)
+            stream = cls(_Reading(backend, request, tries), backend.stream(call, left))
             try:
                 stream._first = stream._pull()
             except BaseException:
-                events.close()
+                stream._events.close()
                 raise
             return stream
 
@@ -164,43 +177,56 @@ class ChatStream:
         return self
 
     def __next__(self) -> ChatChunk:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        if self._reading.ended:
-            raise StopIteration
+        _at_home(self._process)
+        with self._lock:
+            if self._first is not None:
+                first, self._first = self._first, None
+                return first
+            if self._reading.ended:
+                raise StopIteration
+            chunk = self._next()
+            if chunk is None:
+                self._events.close()
+                raise StopIteration
+            return chunk
+
+    def _next(self) -> ChatChunk | None:
+        """`_pull`, when the stream has begun: what goes wrong now is an interruption."""
         try:
             chunk = self._pull()
-        except StreamInterrupted:
-            self._events.close()
-            raise
         except ChatError as error:
             self._events.close()
+            if self._closed:  # by another thread, which has cut it off
+                self._reading.leave()
+                return None
+            if isinstance(error, StreamInterrupted):
+                raise
             raise self._reading.broken(error) from error
         except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
             self._reading.leave(error)
             self._events.close()
             raise
-        if chunk is None:
-            self._events.close()
-            raise StopIteration
-        return chunk
+        return None if self._closed else chunk
 
     def _pull(self) -> ChatChunk | None:
         """The next chunk; None at the end of a complete stream."""
         reading = self._reading
         while not reading.complete:
-            event = reading.backend.pull(self._events, reading.tries.left(), _END)
+            event = reading.backend.pull(self._events, reading.tries.left(), _END, self._hold)
             if event is _END:
                 break
             if (chunk := reading.take(event)) is not None:
                 return chunk
         else:
             self._drain()
-        reading.end()
+        if self._closed and not reading.complete:
+            reading.leave()
+        else:
+            reading.end()
         return None
 
     def _drain(self) -> None:
+        self._hold.take(None)  # the connection may be another question's in a moment
         try:
             while self._reading.backend.pull(self._events, _LAST_BYTES, _END) is not _END:
                 pass
@@ -229,12 +255,28 @@ class ChatStream:
         return self._reading.response()
 
     def close(self) -> None:
-        """Stop reading and give the connection back. Raises `RuntimeError` while another thread is reading."""
-        if getattr(self._events, "gi_running", False):
-            raise RuntimeError("another thread is reading this stream; it is that thread's to close")
-        self._reading.leave()
-        self._first = None
-        self._events.close()
+        """Stop reading and give the connection back.
+
+        A thread that is reading it is cut off: its loop ends there, and `response` raises `StreamInterrupted`.
+        """
+        if self._process != os.getpid():
+            return  # it is the parent's to close
+        reading_elsewhere = not self._lock.acquire(blocking=False)
+        self._closed = True
+        if reading_elsewhere:
+            self._hold.cut()
+            if not self._lock.acquire(timeout=_LETTING_GO):  # it waits for something else, and closes when that comes
+                self._reading.leave()
+                return
+        try:
+            self._reading.leave()
+            self._first = None
+            if getattr(self._events, "gi_running", False):  # a signal's handler, or a listener, of this thread's own
+                self._hold.cut()
+            else:
+                self._events.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -248,15 +290,112 @@ class ChatStream:
         return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"
 
 
+def _finish(events: Generator[Any, None, None], process: int) -> None:
+    """Close what was left open. Not what a thread reads to the last, nor what is the parent's."""
+    if process == os.getpid() and not getattr(events, "gi_running", False):
+        events.close()
+
+
+class _Source:
+    """The events of one attempt, in a task of their own that begins, reads and closes them.
+
+    An asynchronous generator must not be closed by one while another reads or closes it, and clients nest half a dozen
+    of them. `asyncio.run()` closes all that are open at its end, all at once, and they stumble over each other
+    (`aclose(): asynchronous generator is already running`: httpx2 2.16 does without isochat, too). Before that it
+    cancels every task; so this one closes them first, from the outside in, whoever has forgotten the stream.
+    """
+
+    def __init__(self, backend: Backend, call: Any, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        self._wanted: asyncio.Queue[float] = asyncio.Queue()
+        self._said: asyncio.Queue[tuple[Any, Exception | None]] = asyncio.Queue()
+        # The task must not know this object, whose end is the stream's end for it.
+        reading = _read(backend, backend.astream(call, timeout), self._wanted, self._said)
+        self._task = self._loop.create_task(reading, name="isochat-stream")
+        self._task.add_done_callback(_at_work.discard)
+        self._closing = False
+        _at_work.add(self._task)
+
+    async def pull(self, timeout: float) -> Any:
+        """The next event, or `_END`. One at a time."""
+        _at_home(self._process)
+        if self._task.done():
+            raise _cancelled()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this stream belongs to another event loop, the one that it was opened on")
+        self._wanted.put_nowait(timeout)
+        event, error = await self._said.get()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+        return event
+
+    async def close(self) -> None:
+        """Have the task close them, and wait for it."""
+        self._end()
+        if not self._task.done() and self._process == os.getpid() and asyncio.get_running_loop() is self._loop:
+            await asyncio.wait([self._task])
+        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
+            raise error
+
+    def _end(self) -> None:
+        if self._closing or self._task.done() or self._process != os.getpid():
+            return
+        self._closing = True  # once: a second time would end its closing
+        with suppress(RuntimeError):  # that loop is closed
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closing"):
+            self._end()
+
+
+# The loop knows its tasks weakly: one that nobody else knows could be collected while it waits.
+_at_work: set[asyncio.Task[None]] = set()
+
+
+async def _read(
+    backend: Backend,
+    events: AsyncGenerator[Any, None],
+    wanted: asyncio.Queue[float],
+    said: asyncio.Queue[tuple[Any, Exception | None]],
+) -> None:
+    """Read the events, each when it is wanted, and close them."""
+    try:
+        async with aclosing(events):
+            while True:
+                timeout = await wanted.get()
+                try:
+                    event, error = await backend.apull(events, timeout, _END), None
+                except Exception as failed:  # noqa: BLE001 - it belongs to whoever waits
+                    event, error = _END, failed
+                said.put_nowait((event, error))
+                if event is _END:
+                    return
+    finally:
+        said.put_nowait((_END, _cancelled()))  # for one who waits all the same
+
+
+def _cancelled() -> ConnectionFailed:
+    return ConnectionFailed("the task that read the stream was cancelled, or its event loop has ended", sent=True)
+
+
 class AsyncChatStream:
     """A streamed answer, to be iterated: `async for chunk in stream: print(chunk.text, end="")`.
 
-    Leaving an `async with` block, `aclose()`, or reading to the end gives the connection back.
+    Leaving an `async with` block, `aclose()`, or reading to the end gives the connection back. Tasks may share it: each
+    chunk goes to one of them, and any of them may close it. It stays with its event loop, and ends with it.
     """
 
-    def __init__(self, reading: _Reading, events: AsyncGenerator[Any, None], first: ChatChunk | None) -> None:
-        self._reading, self._events, self._first = reading, events, first
+    def __init__(self, reading: _Reading, source: _Source) -> None:
+        self._reading, self._source = reading, source
+        self._first: ChatChunk | None = None
         self._response: ChatResponse | None = None
+        self._lock = asyncio.Lock()  # held by the task that reads
+        self._closed = False
 
     @classmethod
     async def open(cls, backend: Backend, request: ChatRequest, tries: Tries) -> AsyncChatStream:
@@ -264,12 +403,11 @@ class AsyncChatStream:
         call = backend.encode(request)
 
         async def begin(left: float) -> AsyncChatStream:
-            reading, events = _Reading(backend, request, tries), backend.astream(call, left)
-            stream = cls(reading, events, None)
+            stream = cls(_Reading(backend, request, tries), _Source(backend, call, left))
             try:
                 stream._first = await stream._pull()
             except BaseException:
-                await events.aclose()
+                await stream._source.close()
                 raise
             return stream
 
@@ -279,31 +417,41 @@ class AsyncChatStream:
         return self
 
     async def __anext__(self) -> ChatChunk:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        if self._reading.ended:
-            raise StopAsyncIteration
+        async with self._lock:
+            if self._first is not None:
+                first, self._first = self._first, None
+                return first
+            if self._reading.ended:
+                raise StopAsyncIteration
+            chunk = await self._next()
+            if chunk is None:
+                await self._source.close()
+                raise StopAsyncIteration
+            return chunk
+
+    async def _next(self) -> ChatChunk | None:
+        """`ChatStream._next`, awaited."""
         try:
             chunk = await self._pull()
-        except StreamInterrupted:
-            await self._events.aclose()
-            raise
         except ChatError as error:
-            await self._events.aclose()
+            await self._source.close()
+            if self._closed:  # by another task
+                self._reading.leave()
+                return None
+            if isinstance(error, StreamInterrupted):
+                raise
             raise self._reading.broken(error) from error
-        except BaseException as error:  # a cancelled task, say: what was not read is lost with the generator
+        except BaseException as error:  # a cancelled task, say: what was not read is lost with the events
             self._reading.leave(error)
+            await self._source.close()
             raise
-        if chunk is None:
-            await self._events.aclose()
-            raise StopAsyncIteration
-        return chunk
+        return None if self._closed else chunk
 
     async def _pull(self) -> ChatChunk | None:
+        """`ChatStream._pull`, awaited."""
         reading = self._reading
         while not reading.complete:
-            event = await reading.backend.apull(self._events, reading.tries.left(), _END)
+            event = await self._source.pull(reading.tries.left())
             if event is _END:
                 break
             if (chunk := reading.take(event)) is not None:
@@ -315,7 +463,7 @@ class AsyncChatStream:
 
     async def _drain(self) -> None:
         try:
-            while await self._reading.backend.apull(self._events, _LAST_BYTES, _END) is not _END:
+            while await self._source.pull(_LAST_BYTES) is not _END:
                 pass
         except ChatError:
             return
@@ -344,10 +492,14 @@ class AsyncChatStream:
         return self._reading.response()
 
     async def aclose(self) -> None:
-        """Stop reading and give the connection back."""
+        """Stop reading and give the connection back.
+
+        A task that is reading it is cut off: its loop ends there, and `response` raises `StreamInterrupted`.
+        """
+        self._closed = True
         self._reading.leave()
         self._first = None
-        await self._events.aclose()
+        await self._source.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -359,3 +511,9 @@ class AsyncChatStream:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"
+
+
+def _at_home(process: int) -> None:
+    """A forked child that read its parent's stream would take bytes away from it."""
+    if process != os.getpid():
+        raise RuntimeError("this stream belongs to the process that opened it; a forked child must ask for its own")

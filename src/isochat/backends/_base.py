@@ -20,8 +20,9 @@ from isochat._connection import Connection
 from isochat._request import OPTIONS
 from isochat._retry import RetryBudget
 from isochat.backends._http import http_error, transport_error
+from isochat.backends._worker import Worker
 from isochat.errors import ChatError, DeadlineExceeded, UnsupportedOption
-from isochat.transports.deadline import within
+from isochat.transports.deadline import Hold, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
@@ -70,22 +71,37 @@ class Backend(ABC):
         """The answer in what came back. Pure. Raises the `ChatError` that it amounts to if it is none."""
 
     async def asend(self, call: Any, timeout: float) -> Any:
-        """`send` for asyncio; by default in a worker thread."""
-        return await asyncio.to_thread(self.attempt, call, timeout)
+        """`send` for asyncio; by default in a thread of its own, which is cut off if the question is called off."""
+        hold = self.hold()
+
+        def work() -> Any:
+            with self.classified(timeout), within(timeout, hold):
+                return self.send(call, timeout)
+
+        worker = Worker(hold)
+        try:
+            return await worker.do(work)
+        finally:
+            await worker.end()
 
     def stream(self, call: Any, timeout: float) -> Generator[Any, None, None]:
         """Send it and give the events that come back, as they come."""
         raise NotImplementedError
 
     async def astream(self, call: Any, timeout: float) -> AsyncGenerator[Any, None]:
-        """`stream` for asyncio; by default in worker threads, one event at a time."""
-        until = time.monotonic() + timeout
+        """`stream` for asyncio; by default in a thread of its own, one event at a time."""
+        hold, until = self.hold(), time.monotonic() + timeout
         events = self.stream(call, timeout)
+
+        def pull() -> Any:
+            return self.pull(events, until - time.monotonic(), _END, hold)
+
+        worker = Worker(hold)
         try:
-            while (event := await asyncio.to_thread(self.pull, events, until - time.monotonic(), _END)) is not _END:
+            while (event := await worker.do(pull)) is not _END:
                 yield event
         finally:
-            await asyncio.to_thread(events.close)
+            await worker.end(events.close)
 
     def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
         """What an event of the stream adds. Pure. Raises the `ChatError` that it amounts to if it is a complaint."""
@@ -152,9 +168,9 @@ class Backend(ABC):
             async with _in_time(timeout):
                 return await self.asend(call, timeout)
 
-    def pull(self, events: Iterator[Any], timeout: float, end: Any) -> Any:
-        """The next event, or `end`, with errors told in our words."""
-        with self.classified(timeout), within(timeout):
+    def pull(self, events: Iterator[Any], timeout: float, end: Any, hold: Hold | None = None) -> Any:
+        """The next event, or `end`, with errors told in our words. Another thread may cut it off by its hold."""
+        with self.classified(timeout), within(timeout, hold):
             return next(events, end)
 
     async def apull(self, events: AsyncIterator[Any], timeout: float, end: Any) -> Any:
@@ -162,6 +178,10 @@ class Backend(ABC):
         with self.classified(timeout):
             async with _in_time(timeout):
                 return await anext(events, end)
+
+    def hold(self) -> Hold:
+        """What another thread cuts off a stream by, while this one reads it. Clients that are known to us heed it."""
+        return Hold()
 
     @contextlib.contextmanager
     def classified(self, timeout: float) -> Iterator[None]:

@@ -67,7 +67,9 @@ class OpenAIClient(Backend):
             lambda: Held(self._make(), self.connection) if client is None else hold(client), self._close_own
         )
         self._async_http: PerLoop[Held] = PerLoop(
-            lambda: Held(self._make_async(), self.connection) if async_client is None else ahold(async_client),
+            lambda: self._touched(
+                Held(self._make_async(), self.connection) if async_client is None else ahold(async_client)
+            ),
             self._aclose_own,
         )
 
@@ -147,6 +149,11 @@ class OpenAIClient(Backend):
     def _explained(self, refusal: ServiceError) -> ServiceError:
         """A refusal, with what is to be said of it on this route."""
         return refusal
+
+    def _touched(self, held: Held) -> Held:
+        """A client that has imported what it asks with: it does so when it is first asked, on the loop."""
+        self._resource(held.client)
+        return held
 
     @abstractmethod
     def _resource(self, client: Any) -> Any:

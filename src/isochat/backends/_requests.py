@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import functools
 import io
 import os
-import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -24,11 +20,12 @@ from isochat.backends import _line
 from isochat.backends._base import Backend
 from isochat.backends._http import CONNECT
 from isochat.backends._line import NotFollowed
+from isochat.backends._worker import Worker
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
-from isochat.transports.deadline import sooner, within
+from isochat.transports.deadline import Hold, keep_hold, sooner, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterator
 
     from isochat._types import ChatChunk, ChatResponse
 
@@ -38,38 +35,21 @@ _END = object()
 _POOL = 256  # connections that are kept; more may be open at once
 _READ = 65536
 _THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
-_LETTING_GO = 2.0  # seconds for a thread to notice that its connection is cut; only a name look-up takes longer
 
 
 # ── the line ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Line(_line.Line):
+class Line(_line.Line, Hold):
     """A line over `requests`, and a way to cut it off. The answer is read, unless a stream was asked for and given."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._sock: _Sock | None = None
-        self._cut = False
+        _line.Line.__init__(self)
+        Hold.__init__(self)
 
     def is_for(self, request: Any) -> bool:
         """Whether this request of `requests` is the question."""
         return request.method == "POST" and unquote(urlsplit(request.url).path).endswith(unquote(self.path))
-
-    def take(self, sock: _Sock) -> None:
-        """This is the socket it goes over."""
-        self._sock = sock
-
-    def check(self) -> None:
-        """Nothing more is read or written once it is cut."""
-        if self._cut:
-            raise ConnectionAbortedError("the question was called off")
-
-    def cut(self) -> None:
-        """End whatever is being read or written, in whichever thread it is. No thread waits for an answer in vain."""
-        self._cut = True
-        if self._sock is not None:
-            self._sock.cut()
 
     def explained(self, failure: Exception) -> ChatError | None:
         """What a failure of the connection amounts to, by the names of requests and urllib3."""
@@ -242,7 +222,7 @@ class _Sock:
         self._inner = inner
         self._timeout: float | None = inner.gettimeout()
         if (line := current()) is not None:
-            line.take(self)
+            line.take(inner)
 
     def settimeout(self, timeout: float | None) -> None:
         self._timeout = timeout
@@ -274,18 +254,10 @@ class _Sock:
     def tick(self) -> None:
         """What is left of the question is the timeout of what comes next."""
         if (line := current()) is not None:
-            line.take(self)
+            line.take(self._inner)
             line.check()
+        keep_hold(self._inner)
         self._inner.settimeout(_left(self._timeout))
-
-    def cut(self) -> None:
-        """End what is going on on it, from another thread."""
-        with contextlib.suppress(OSError):
-            if isinstance(self._inner, socket.socket):
-                # Not SSLSocket.shutdown: it takes the session away under the thread that is reading.
-                socket.socket.shutdown(self._inner, socket.SHUT_RDWR)
-            else:
-                self._inner.shutdown(socket.SHUT_RDWR)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -396,7 +368,7 @@ class OnRequests(Backend):
             with self.classified(timeout), within(timeout):
                 return self.ask_on(line, call, timeout)
 
-        worker = _Worker(line)
+        worker = Worker(line)
         try:
             return await worker.do(work)
         finally:
@@ -414,7 +386,7 @@ class OnRequests(Backend):
         def pull() -> Any:
             return self.pull(events, until - time.monotonic(), _END)
 
-        worker = _Worker(line)
+        worker = Worker(line)
         try:
             while (event := await worker.do(pull)) is not _END:
                 yield event
@@ -432,34 +404,3 @@ class OnRequests(Backend):
     def classify(self, error: Exception) -> ChatError | None:
         """As every backend, and by the names of requests and urllib3."""
         return transport_error(error) or super().classify(error)
-
-
-class _Worker:
-    """A thread for one question of asyncio's, so that waiting questions keep nobody else's from being asked.
-
-    `asyncio.to_thread` has six threads on two processors, for the whole program.
-    """
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="isochat")
-        self._doing: asyncio.Future[Any] | None = None
-
-    async def do(self, work: Callable[[], T]) -> T:
-        """Do it there."""
-        run: Callable[..., T] = contextvars.copy_context().run
-        self._doing = asyncio.get_running_loop().run_in_executor(self._pool, run, work)
-        # Whoever waits may be gone by the time it fails, and then nobody asks what became of it.
-        self._doing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._doing)
-
-    async def end(self, last: Callable[[], Any] | None = None) -> None:
-        """Cut what is going on, do one last thing, and let the thread go."""
-        doing = [] if self._doing is None or self._doing.done() else [self._doing]
-        if doing:
-            self._line.cut()
-        if last is not None:  # the thread does one thing after the other: it comes when nothing is going on any more
-            doing.append(asyncio.wrap_future(self._pool.submit(last)))
-        self._pool.shutdown(wait=False)
-        if doing:
-            await asyncio.wait(doing, timeout=_LETTING_GO)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import os
 import threading
 import weakref
@@ -35,10 +37,12 @@ class PerLoop(Generic[C]):
         self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = weakref.WeakKeyDictionary()
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self._inherited: list[Any] = []
 
     async def get(self) -> C:
         """The running loop's client."""
         if self._process != os.getpid():
+            self._inherited.append(self._held)  # kept, so that nothing is said here on the parent's sockets
             self._held, self._process, self._lock = weakref.WeakKeyDictionary(), os.getpid(), threading.Lock()
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -47,11 +51,18 @@ class PerLoop(Generic[C]):
             async with held.making:
                 if held.guard is None:
                     # In a thread: making one reads the certificates of every authority from disk.
-                    held.client = await asyncio.to_thread(self._make)
+                    held.client = await asyncio.to_thread(self._make_ready)
                     held.guard = self._guard(held.client)
                     await anext(held.guard)
         client: C = held.client
         return client
+
+    def _make_ready(self) -> C:
+        # httpx and httpx2 stand on anyio, which imports this when a connection is first made: a tenth of a second and
+        # more, in which the loop would do nothing else.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("anyio._backends._asyncio")
+        return self._make()
 
     async def _guard(self, client: C) -> AsyncGenerator[None, None]:
         """asyncio.run() closes the loop's asynchronous generators at its end, and with this one the client.

@@ -24,6 +24,7 @@ from isochat.backends._base import Backend
 from isochat.backends._http import finite, http_error
 from isochat.backends._requests import Line
 from isochat.backends._sessions import PerProcess
+from isochat.backends._worker import Worker
 from isochat.backends._workspace import session, workspace
 from isochat.errors import ChatError, ConfigurationError, DeadlineExceeded, EndpointNotFound, UnsupportedOption
 from isochat.transports.deadline import within
@@ -123,7 +124,7 @@ class AIQueryBackend(Backend):
             with self.classified(timeout), within(timeout):
                 return self._run(asking, call, timeout)
 
-        worker = _requests._Worker(asking)  # noqa: SLF001 - it wants something that can be cut
+        worker = Worker(asking)
         try:
             return await worker.do(work)
         finally:

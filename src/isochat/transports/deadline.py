@@ -1,4 +1,4 @@
-"""A deadline that a blocking read cannot outlive.
+"""A deadline that a blocking read cannot outlive, and a hold on it for other threads.
 
 The timeouts of httpx and httpx2 are per read: a server that drips a byte a second keeps a call with `timeout=1` alive
 for ever. Both stand on a network backend (httpcore's, httpcore2's) whose streams are told a timeout at each read; the
@@ -9,8 +9,9 @@ cancels the read itself.
 from __future__ import annotations
 
 import math
+import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,56 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _deadline: ContextVar[float | None] = ContextVar("isochat_deadline", default=None)
+_hold: ContextVar[Hold | None] = ContextVar("isochat_hold", default=None)
 _NEXT_TO_NOTHING = 0.001  # a timeout of 0 would mean "do not block", and fail otherwise
 
 
+class Hold:
+    """What is being read or written, for another thread to cut off."""
+
+    def __init__(self) -> None:
+        self._sock: Any = None
+        self._cut = False
+
+    def take(self, sock: Any) -> None:
+        """This is the socket it goes over."""
+        self._sock = sock
+
+    def check(self) -> None:
+        """Nothing more is read or written once it is cut."""
+        if self._cut:
+            raise ConnectionAbortedError("the question was called off")
+
+    def cut(self) -> None:
+        """End whatever is being read or written, in whichever thread it is. No thread waits for an answer in vain."""
+        self._cut = True
+        sock = self._sock
+        if sock is None:
+            return
+        with suppress(OSError):
+            if isinstance(sock, socket.socket):
+                # Not SSLSocket.shutdown: it takes the session away under the thread that is reading.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Everything that is read or written inside ends in a timeout once these seconds are over."""
-    token = _deadline.set(time.monotonic() + seconds)
+def within(seconds: float, hold: Hold | None = None) -> Iterator[None]:
+    """Everything that is read or written inside ends in a timeout once these seconds are over, or if `hold` is cut."""
+    tokens = _deadline.set(time.monotonic() + seconds), _hold.set(_hold.get() if hold is None else hold)
     try:
         yield
     finally:
-        _deadline.reset(token)
+        _deadline.reset(tokens[0])
+        _hold.reset(tokens[1])
+
+
+def keep_hold(sock: Any) -> None:
+    """What comes next goes over this socket. Raises `ConnectionAbortedError` if it is cut off already."""
+    if (hold := _hold.get()) is not None:
+        hold.take(sock)
+        hold.check()
 
 
 def keep_deadlines(client: Any) -> Any:
@@ -79,9 +119,11 @@ class _Stream:
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        keep_hold(self._inner.get_extra_info("socket"))
         return self._inner.read(max_bytes, timeout=sooner(timeout))  # type: ignore[no-any-return]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        keep_hold(self._inner.get_extra_info("socket"))
         self._inner.write(buffer, timeout=sooner(timeout))
 
     def close(self) -> None:
