@@ -152,10 +152,10 @@ def test_on_another_loop(backend: Backend, local: LocalEndpoint) -> None:
         stream = await astreamed(backend)
         await anext(stream)
         with pytest.raises(RuntimeError, match="belongs to another event loop"):
-            await asyncio.to_thread(asyncio.run, anext(stream))
+            await asyncio.to_thread(asyncio.run, one_more(stream))
         await backend.aclose()
 
-    async def anext(stream: Any) -> None:
+    async def one_more(stream: Any) -> None:
         await stream.__anext__()
 
     asyncio.run(main())
