@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from isochat import _wire
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from isochat._types import ChatChunk, ChatResponse
 
-T = TypeVar("T")
 
 _END = object()
 _POOL = 256  # connections that are kept; more may be open at once
