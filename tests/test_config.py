@@ -775,6 +775,18 @@ def test_host_as_people_paste_it(written: str, meant: str) -> None:
         ("http://localhost.thief.example", "unencrypted"),
         ("http://127.0.0.1.thief.example", "unencrypted"),
         ("http://10.0.0.1", "unencrypted"),
+        ("http://2130706433", "unencrypted"),
+        ("http://0x7f.1", "unencrypted"),
+        ("http://127.1", "unencrypted"),
+        ("http://[::]", "unencrypted"),
+        ("http://127.0.0.1@thief.example", "holds a login before an @"),
+        ("http://127.0.0.1:80@thief.example:80", "holds a login before an @"),
+        ("http://127。0。0。1", "is no address"),
+        ("http://loca\u217chost", "is no address"),
+        ("http://localhost%2ethief.example", "is no address"),
+        ("http://localhost%00.thief.example", "is no address"),
+        ("LOCAL", "Did you mean 'local', the local endpoint?"),
+        ("loca", "Did you mean 'local', the local endpoint?"),
     ],
 )
 def test_host_that_is_refused(written: str, said: str) -> None:

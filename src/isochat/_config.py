@@ -17,6 +17,7 @@ is not used. Nothing is read at import; the environment, the working directory a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import ipaddress
@@ -157,10 +158,9 @@ class Setting:
     @property
     def shown(self) -> str:
         """The value as it may be printed."""
-        if BY_NAME[self.name].secret or (isinstance(self.value, str) and "@" in self.value):
-            # An "@" in a host means somebody wrote user:secret@host.
+        if BY_NAME[self.name].secret:
             return "***"
-        return str(self.value)
+        return _safe(self.value) if self.name == "host" or "://" in str(self.value) else str(self.value)
 
     def __repr__(self) -> str:
         return f"Setting({self.name}={self.shown}, from {self.source})"
@@ -491,8 +491,9 @@ def _comparable(host: object) -> str:
 
 
 def _safe(host: object) -> str:
-    """The host as it may be printed: people write secrets before an "@" and in a query."""
-    return re.sub(r"^(.*://)?.*@", r"\1***@", str(host)).partition("?")[0]
+    """The host as it may be printed: people write secrets before an "@", after a "?" or "#", and for a port."""
+    bare = re.split(r"[?#]", re.sub(r"^(.*://)?.*@", r"\1***@", str(host), flags=re.DOTALL))[0]
+    return re.sub(r"^(\w+://)?([^/:\[\]]+):[^/]*[^/\d][^/]*", r"\1\2:***", bare)
 
 
 # -------------------------------------------------------------------------------------------------------- the places
@@ -793,11 +794,18 @@ def workspace_host(host: str, *, source: str = "host", allow_http: bool = False)
         )
     address = host if "://" in host else f"https://{host}"
     shown = _safe(host)
-    try:
+    if "://" not in host and host != LOCAL and difflib.get_close_matches(host.lower(), [LOCAL], cutoff=0.8):
+        raise ConfigurationError(
+            f"The host {shown!r} ({source}) is no workspace",
+            hint=f"Did you mean {LOCAL!r}, the local endpoint? A host of that name is 'https://{host.lower()}'",
+        )
+    read = None
+    with contextlib.suppress(ValueError):  # whose own words may hold a secret, so ours do not come of them
         url = urlsplit(address)
-        port, name = url.port, (url.hostname or "").lower()
-    except ValueError:
-        raise ConfigurationError(f"The host {shown!r} ({source}) is no address") from None
+        read = url, url.port, (url.hostname or "").lower()
+    if read is None:
+        raise ConfigurationError(f"The host {shown!r} ({source}) is no address")
+    url, port, name = read
     if "@" in url.netloc:
         raise ConfigurationError(
             f"The host ({source}) holds a login before an @",
@@ -805,11 +813,9 @@ def workspace_host(host: str, *, source: str = "host", allow_http: bool = False)
         )
     if url.scheme not in ("https", "http"):
         raise ConfigurationError(f"The host {shown!r} ({source}) must begin with https://")
-    ip = _ip(name)
-    if not (ip or _HOSTNAME.fullmatch(name)):
+    if not (_ip(name) or _HOSTNAME.fullmatch(name)):
         raise ConfigurationError(f"The host {shown!r} ({source}) is no address")
-    loopback = ip.is_loopback if ip else name == "localhost" or name.endswith(".localhost")
-    if url.scheme == "http" and not (loopback or allow_http):
+    if url.scheme == "http" and not (is_this_machine(name) or allow_http):
         raise ConfigurationError(
             f"The host {shown!r} ({source}) would get the token unencrypted",
             hint="Write https://, or say allow_http=True if that network is yours",
@@ -819,6 +825,13 @@ def workspace_host(host: str, *, source: str = "host", allow_http: bool = False)
         bare += f":{port}"
     _check_rest(url.path, url.query, bare, source)
     return bare
+
+
+def is_this_machine(name: str | None) -> bool:
+    """Whether a host's name means loopback, whoever is asked (RFC 6761 for `localhost` and what ends in it)."""
+    name = (name or "").lower()
+    ip = _ip(name)
+    return ip.is_loopback if ip else name == "localhost" or name.endswith(".localhost")
 
 
 def _check_rest(path: str, query: str, bare: str, source: str) -> None:

@@ -19,7 +19,7 @@ from isochat import _wire
 from isochat._connection import Connection
 from isochat._request import OPTIONS
 from isochat._retry import RetryBudget
-from isochat.backends._http import http_error, transport_error
+from isochat.backends._http import http_error, transport_error, without_login
 from isochat.backends._worker import Worker
 from isochat.errors import ChatError, DeadlineExceeded, UnsupportedOption
 from isochat.transports.deadline import Hold, within
@@ -188,11 +188,13 @@ class Backend(ABC):
         """Turn a client's exceptions into ours."""
         try:
             yield
-        except ChatError:
+        except ChatError as error:
+            without_login(error)
             raise
         except _TooLate as error:
             raise DeadlineExceeded("no answer in time", timeout=timeout) from error
         except Exception as error:
+            without_login(error)
             ours = self.classify(error)
             if ours is None:
                 raise

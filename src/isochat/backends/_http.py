@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,43 @@ def _named(names: set[str], error: BaseException) -> ChatError | None:
 def _detail(error: BaseException) -> str:
     said = str(error).strip()
     return f": {said}" if said else ""
+
+
+_LOGIN = re.compile("authorization|cookie|secret|token|api-?key", re.IGNORECASE)
+
+
+def without_login(error: BaseException) -> None:
+    """Take out of an exception, and of all that led to it, the headers that say who asked.
+
+    The exceptions of httpx, requests and openai keep the request, and with it the token, for whoever pickles them or
+    looks. The request is over: nobody needs its login any more.
+    """
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        link = todo.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        todo += [link.__cause__, link.__context__]
+        response = getattr(link, "response", None)
+        for holder in (link, response):
+            headers = _headers(holder)
+            for name in [str(name) for name in headers if _LOGIN.search(str(name))]:
+                headers[name] = "***"
+        if getattr(response, "is_closed", False):
+            # httpx keeps what the body came out of, and with it httpcore's own copy of the request.
+            package = sys.modules.get(type(response).__module__.partition(".")[0])
+            if hasattr(package, "ByteStream"):
+                response.stream = package.ByteStream(b"")  # type: ignore[union-attr]
+
+
+def _headers(holder: Any) -> Any:
+    """The headers of the request that an exception or a response keeps."""
+    try:
+        return holder.request.headers
+    except Exception:  # noqa: BLE001 - httpx raises where there is none, and others have no such thing
+        return {}
 
 
 def http_error(error: Exception) -> ChatError | None:

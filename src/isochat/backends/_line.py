@@ -132,4 +132,4 @@ async def acall_on(line: Line, call: Callable[[], Awaitable[T]]) -> T | None:
 
 def reply(response: Any, raw: Any = None) -> _wire.Reply:
     """An HTTP answer that was read to its end, as it was on the wire."""
-    return _wire.Reply(response.status_code, lowered(response.headers), response.content or b"", raw or response)
+    return _wire.Reply(response.status_code, lowered(response.headers), response.content or b"", raw)
