@@ -187,11 +187,25 @@ class Ordering:
         return {**await self.inner.aheaders(timeout), "X-Isochat-Fault": json.dumps(self.fault)}
 
 
+_made: dict[tuple[str, str], Backend] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _closed() -> Iterator[None]:
+    yield
+    while _made:
+        _made.popitem()[1].close()
+
+
 def session(name: str, connection: Connection) -> Backend:
+    """A session, closed at the end of this file: one for all the tests that ask the same host."""
     try:
-        return load(name)(connection)
+        made = _made.get((name, connection.host)) or load(name)(connection)
     except BackendNotInstalled as error:
         pytest.skip(str(error))
+    made.connection = connection
+    _made[name, connection.host] = made
+    return made
 
 
 def ask(mode: str, backend: Backend, **options: Any) -> Any:
@@ -199,13 +213,10 @@ def ask(mode: str, backend: Backend, **options: Any) -> Any:
     said: Any = {"endpoint": GPT, "backend": backend, "retry": ONCE, "timeout": 20, **options}
 
     async def awaited() -> Any:
-        try:
-            if mode == "asyncio":
-                return await aquery_chat("Hi", **said)
-            async with await aquery_chat("Hi", stream=True, **said) as stream:
-                return [chunk async for chunk in stream], stream.response, repr(stream)
-        finally:
-            await backend.aclose()
+        if mode == "asyncio":
+            return await aquery_chat("Hi", **said)
+        async with await aquery_chat("Hi", stream=True, **said) as stream:
+            return [chunk async for chunk in stream], stream.response, repr(stream)
 
     try:
         if mode == "blocking":
@@ -216,8 +227,6 @@ def ask(mode: str, backend: Backend, **options: Any) -> Any:
         return asyncio.run(awaited())
     except ChatError as error:
         return error
-    finally:
-        backend.close()
 
 
 def everything(left: Any, backend: Backend, events: list[ChatEvent]) -> str:

@@ -974,8 +974,18 @@ class _Examination:
     def run(self, diagnosis: _Diagnosis) -> Iterator[_Check]:
         import httpx2
 
+        from isochat.backends import directly, trusted
+        from isochat.errors import ConfigurationError
+
         name = self.workspace.found.endpoint
-        with httpx2.Client(timeout=self.timeout, headers=dict(self.headers)) as client:
+        try:
+            verify = trusted()
+        except ConfigurationError as error:
+            yield _Check("connection", False, error.message, error.hint)
+            return
+        with httpx2.Client(
+            timeout=self.timeout, headers=dict(self.headers), verify=verify, mounts=directly(self.address)
+        ) as client:
             try:
                 path = "/api/2.0/serving-endpoints"
                 reply = client.get(f"{self.address}{path}{'' if name is None else _segment(name)}")

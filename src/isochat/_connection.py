@@ -623,7 +623,10 @@ class _Sdk:
         said = f"Logging in to {self._place()} as {self.kind} failed: {self._redacted(chain)}"
         for link in chain:
             if transient := _transient(link):
-                return transient(said)
+                # The SDK, built with requests, keeps to itself why it could not ask the host.
+                trust = "Is the host's certificate trusted here? The Databricks SDK goes by REQUESTS_CA_BUNDLE."
+                unheard = transient is ConnectionFailed and self._place().startswith("https:")
+                return transient(said, hint=trust if unheard else None)
         if configuring:
             return ConfigurationError(said, hint=self._searched or None)
         if isinstance(root, (NotImplementedError, KeyError)):

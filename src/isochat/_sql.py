@@ -194,6 +194,7 @@ def _texts(messages: tuple[Message, ...]) -> Iterator[str]:
 # The official texts disagree on what the fields of the struct are called.
 _RESULT = ("result", "response")
 _ERROR = ("errorMessage", "errorStatus", "error")
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 _UNFINISHED = frozenset({"PENDING", "RUNNING"})
 
 
@@ -209,7 +210,8 @@ def running(reply: _wire.Reply) -> str | None:
     if not isinstance(status, dict) or status.get("state") not in _UNFINISHED:
         return None
     found = said.get("statement_id")
-    return found if isinstance(found, str) and found else None
+    # It becomes part of a path, as it is: of another form it would ask something else.
+    return found if isinstance(found, str) and _ID.fullmatch(found) else None
 
 
 def decode(reply: _wire.Reply) -> ChatResponse:

@@ -30,6 +30,7 @@ from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._http import directly
 from isochat.errors import BackendNotFound, BackendNotInstalled
 from isochat.transports.deadline import keep_deadlines
+from isochat.transports.trust import trusted
 
 __all__ = [
     "BUILT_IN",
@@ -52,6 +53,7 @@ __all__ = [
     "load",
     "request_to_json",
     "to_bytes",
+    "trusted",
 ]
 
 GROUP = "isochat.backends"

@@ -8,9 +8,12 @@ import ssl
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from isochat import _refusal, _wire
+from isochat._config import is_this_machine
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
+from isochat.transports import trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
@@ -29,12 +32,16 @@ def timeouts(timeout: float) -> tuple[float | None, ...]:
     return (min(CONNECT, timeout), limit, limit, limit)
 
 
-def directly() -> dict[str, None]:
+def directly(host: str = "") -> dict[str, None]:
     """What is on this machine is reached without a proxy, whatever the environment says: `mounts` of httpx and httpx2.
 
-    A company's proxy would otherwise be asked for the local endpoint, and refuse.
+    A company's proxy would otherwise be asked for the local endpoint, and refuse. `host` is the address that is asked,
+    for loopback has more names than can be listed.
     """
-    return dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+    names = ["127.0.0.1", "localhost", "::1"]
+    if is_this_machine(asked := urlsplit(host).hostname):
+        names.append(str(asked))
+    return dict.fromkeys(f"all://[{name}]" if ":" in name else f"all://{name}" for name in names)
 
 
 def lowered(headers: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +107,7 @@ def _named(names: set[str], error: BaseException) -> ChatError | None:
         failed = ConnectionFailed(f"no connection could be made{detail}", sent=False)
         if "CERTIFICATE_VERIFY_FAILED" in detail:
             failed.transient = False
-            failed.hint = "The host's certificate is not trusted here; SSL_CERT_FILE names other authorities to trust."
+            failed.hint = trust.HINT
         return failed
     if names & {"NetworkError", "RemoteProtocolError", "ProxyError"}:
         sent = "ProxyError" not in names

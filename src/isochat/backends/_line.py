@@ -61,6 +61,8 @@ class Line:
         if self.response is not None and not _wire.OK <= self.response.status_code < 300:
             said = self.reply()
             return _refusal.service_error(said.status, said.headers, said.body)
+        if isinstance(self.failure, ChatError):
+            return self.failure
         if self.response is None and self.failure is not None:
             return self.explained(self.failure)
         return None

@@ -28,6 +28,7 @@ from isochat.backends._http import aevents, directly, events, finite, lowered, t
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError, ServiceError
 from isochat.transports.deadline import keep_deadlines
+from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -190,16 +191,20 @@ class OpenAIClient(Backend):
         import openai
 
         self._only_one_if_given()
-        http = openai.DefaultHttpxClient(follow_redirects=False, mounts=directly())
+        http = openai.DefaultHttpxClient(**self._ways())
         return openai.OpenAI(http_client=_httpx.watch(keep_deadlines(http)), **self._options())
 
     def _make_async(self) -> Any:
         import openai
 
         self._only_one_if_given()
-        # Redirects stay unfollowed: a token goes to its own host only.
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, mounts=directly())
+        http = openai.DefaultAsyncHttpxClient(**self._ways())
         return openai.AsyncOpenAI(http_client=_httpx.watch(http), **self._options())
+
+    def _ways(self) -> dict[str, Any]:
+        # Redirects stay unfollowed: a token goes to its own host only.
+        assert self.connection is not None
+        return {"follow_redirects": False, "mounts": directly(self.connection.host), "verify": trusted()}
 
     def _options(self) -> dict[str, Any]:
         assert self.connection is not None

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from isochat import _wire
+from isochat._config import is_this_machine
 from isochat.backends import _line
 from isochat.backends._base import Backend
 from isochat.backends._http import CONNECT
 from isochat.backends._line import NotFollowed
 from isochat.backends._worker import Worker
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
+from isochat.transports import trust
 from isochat.transports.deadline import Hold, keep_hold, sooner, within
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _END = object()
 _POOL = 256  # connections that are kept; more may be open at once
 _READ = 65536
-_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 # ── the line ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,12 +121,16 @@ class _Watched:
         if line is None or not line.is_for(request):
             return self._inner.send(request, **said)
         line.begin()
-        if urlsplit(request.url).hostname in _THIS_MACHINE:
+        if is_this_machine(urlsplit(request.url).hostname):
             said["proxies"] = {}  # a company's proxy would be asked for the local endpoint, and refuse
         self._prepare(request, said.get("proxies"))
         left = _left(None)
         said["timeout"] = (CONNECT if left is None else min(CONNECT, left), left)
         try:
+            if request.url.startswith("https:") and said.get("verify") is not False:
+                found = trust.authorities(trust.REQUESTS)  # also looks whether what requests found is there
+                if said.get("verify") in (True, None):
+                    said["verify"] = found or True
             response = self._inner.send(request, **said)
             if not (said.get("stream") and response.status_code == _wire.OK):
                 _ = response.content  # here, where it belongs to the line if it breaks
@@ -315,7 +320,7 @@ def transport_error(error: BaseException) -> ChatError | None:
         failed = ConnectionFailed(f"no secure connection could be had{detail}")
         if "CERTIFICATE_VERIFY_FAILED" in f"{error} {said}":
             failed.transient = failed.sent = False
-            failed.hint = "The host's certificate is not trusted here; REQUESTS_CA_BUNDLE names authorities to trust."
+            failed.hint = trust.HINT
         return failed
     if names & {"NewConnectionError", "ProxyError", "NameResolutionError"}:
         return ConnectionFailed(f"no connection could be made{detail}", sent=False)

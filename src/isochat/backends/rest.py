@@ -12,6 +12,7 @@ from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.transports.deadline import keep_deadlines
+from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -42,8 +43,8 @@ class RestBackend(Backend):
 
     def __init__(self, connection: Connection | None = None) -> None:
         super().__init__(connection)
-        self._http = PerProcess(_client, lambda client: client.close())
-        self._async_http = PerLoop(_async_client, lambda client: client.aclose())
+        self._http = PerProcess(lambda: _client(self.connection.host), lambda client: client.close())
+        self._async_http = PerLoop(lambda: _async_client(self.connection.host), lambda client: client.aclose())
 
     def encode(self, request: ChatRequest) -> _Post:
         """A path, and a body of JSON."""
@@ -104,23 +105,23 @@ class RestBackend(Backend):
         }
 
 
-def _client() -> Any:
+def _client(host: str) -> Any:
     import httpx2
 
-    return keep_deadlines(httpx2.Client(**_options(httpx2)))
+    return keep_deadlines(httpx2.Client(**_options(httpx2, host)))
 
 
-def _async_client() -> Any:
+def _async_client(host: str) -> Any:
     import httpx2
 
-    return httpx2.AsyncClient(**_options(httpx2))
+    return httpx2.AsyncClient(**_options(httpx2, host))
 
 
-def _options(httpx2: Any) -> dict[str, Any]:
+def _options(httpx2: Any, host: str) -> dict[str, Any]:
     # Redirects stay unfollowed: a token goes to its own host only. A pool without an upper bound: how many questions
     # are asked at once is the caller's to say, and a question that waits for a connection uses up its own deadline.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    return {"follow_redirects": False, "limits": limits, "mounts": directly()}
+    return {"follow_redirects": False, "limits": limits, "mounts": directly(host), "verify": trusted()}
 
 
 def _reply(response: Any) -> _wire.Reply:
