@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ipaddress
+import logging
 import os
 import signal
 import threading
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from isochat.local._server import Service
 
 __all__ = ["LocalEndpoint", "serve", "shared"]
+
+log = logging.getLogger("isochat.local")
 
 #: How many requests an endpoint remembers that may run for ever.
 REMEMBERED = 1000
@@ -84,6 +88,8 @@ class LocalEndpoint:
             running = Running(self._service, self._bind, self._port)
             running.start()
             self._running, self._address = running, _url(self._bind, running.port)
+            if not _is_loopback(self._bind):
+                log.warning("%r listens on %r: whoever reaches this machine reaches it too", self, self._bind)
         return self
 
     def stop(self) -> None:
@@ -242,6 +248,13 @@ def _served(
         msg = f"families: there is no {min(unknown)!r}; there are {', '.join(FAMILIES)}"
         raise ValueError(msg)
     return {n: e for n, e in endpoints(models).items() if n in (models or {}) or e.family.name in wanted}
+
+
+def _is_loopback(bind: str) -> bool:
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind == "localhost" or bind.endswith(".localhost")
 
 
 def _url(bind: str, port: int) -> str:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Running"]
 
+#: How many connections there may be at once; one more is told to come back.
+MOST = 2000
+#: Seconds that a connection may go without a request: longer than a client keeps one that it means to use again.
+IDLE = 90.0
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
 
 class Running:
     """A server in its thread, from start to stop."""
@@ -31,7 +37,8 @@ class Running:
         self._failed: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._transports: set[asyncio.Transport] = set()
+        #: The connections that are open, each with the time since which nothing is being answered on it.
+        self._transports: dict[asyncio.Transport, float | None] = {}
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"isochat-local-{self.port}", daemon=True)
 
@@ -67,12 +74,24 @@ class Running:
     async def _main(self, counted: Any, service: Service) -> None:
         transports = self._transports
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = counted(service.handle, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
+        clock = self._loop.time
+
+        async def handle(request: Any) -> Any:
+            transports[request.transport] = None
+            try:
+                return await service.handle(request)
+            finally:
+                if request.transport in transports:
+                    transports[request.transport] = clock()
+
+        server = counted(handle, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
         listening = await self._loop.create_server(server, sock=self._socket)
+        leaving = asyncio.ensure_future(_let_go_of_the_idle(transports))
         self._ready.set()
         try:
             await self._stop.wait()
         finally:
+            leaving.cancel()
             listening.close()
             for transport in list(transports):  # the loss of its connection cancels a handler, however long it stalls
                 transport.abort()
@@ -85,17 +104,32 @@ class Running:
                 await service.upstream.close()
 
 
-def _counting(transports: set[asyncio.Transport]) -> Any:
-    """aiohttp's server, keeping in `transports` exactly the connections that are open."""
+async def _let_go_of_the_idle(transports: dict[asyncio.Transport, float | None]) -> None:
+    """Close what is connected and asks nothing, or never ends its headers: aiohttp would wait for ever."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(IDLE / 10)
+        for transport, since in list(transports.items()):
+            if since is not None and clock() - since > IDLE:
+                transport.abort()
+
+
+def _counting(transports: dict[asyncio.Transport, float | None]) -> Any:
+    """aiohttp's server, keeping in `transports` exactly the connections that are open, no more than there may be."""
     from aiohttp import web  # only a server needs it
 
     class Counting(web.Server):  # type: ignore[misc,type-arg,unused-ignore]
         def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
-            transports.add(transport)
+            full = len(transports) >= MOST
+            transports[transport] = asyncio.get_running_loop().time()
             super().connection_made(handler, transport)
+            if full:
+                transport.write(_FULL)
+                transport.close()
 
         def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
-            transports.difference_update([t for t in transports if t.is_closing()])
+            for closing in [t for t in transports if t.is_closing()]:
+                del transports[closing]
             super().connection_lost(handler, exc)
 
     return Counting

@@ -48,6 +48,8 @@ log = logging.getLogger("isochat.local")
 MIB = 1024 * 1024
 #: D "Model Serving limits and regions": 4 MB for foundation and external models, 16 MB for custom ones.
 LARGEST = {"hosted": 4 * MIB, "external": 4 * MIB, "agent": 16 * MIB}
+#: Seconds for a request's body to arrive.
+SLOWEST = 60.0
 _CONTROL = frozenset({"/.isochat", "/.well-known/isochat-local.json"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -75,11 +77,12 @@ class Service:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         try:
-            body = await _read(request)
             path = request.raw_path.partition("?")[0]
             segments = [unquote(s) for s in path.split("/")[1:]]
             named = _chat_name(request.method, segments)
             refused = None if _is_open(path) else self.sign_in.refusal(request.headers.get("Authorization"))
+            # A stranger could otherwise fill the memory with what is remembered of each request.
+            body = await _read(request, LARGEST["agent"] if refused is None and not _is_open(path) else MIB)
             if path not in _CONTROL:
                 kept = b"" if body is None else body
                 self.received.append(
@@ -109,6 +112,10 @@ class Service:
             return await self._chat(request, body, named)
         except (ConnectionError, asyncio.CancelledError):
             raise
+        except _TooSlow:
+            said = await self._send(request, _error(408, "BAD_REQUEST", f"No whole request came within {SLOWEST:g} s."))
+            said.force_close()
+            return said
         except Exception as why:
             log.exception("the local endpoint failed at %s %s", request.method, request.path)
             if request.writer.output_size and request.transport is not None:  # too late for a status
@@ -288,16 +295,24 @@ class Service:
         return _sse(Dress(question, self.created), found)
 
 
-async def _read(request: web.BaseRequest) -> bytes | None:
-    """The request's body, or None for one that is larger than anything here takes."""
+class _TooSlow(Exception):
+    """A body did not arrive in time."""
+
+
+async def _read(request: web.BaseRequest, most: int) -> bytes | None:
+    """The request's body, or None for one that is larger than that."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parts, size = [], 0
-    async for part in request.content.iter_any():
-        size += len(part)
-        if size > LARGEST["agent"]:
-            return None
-        parts.append(part)
+    try:
+        async with asyncio.timeout(SLOWEST):
+            async for part in request.content.iter_any():
+                size += len(part)
+                if size > most:
+                    return None
+                parts.append(part)
+    except TimeoutError:
+        raise _TooSlow from None
     return b"".join(parts)
 
 

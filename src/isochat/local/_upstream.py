@@ -131,7 +131,7 @@ class Upstream:
             return question.endpoint.upstream
         if self._models is None:
             try:
-                async with self.session().get(f"{self.base_url}/models") as response:
+                async with self.session().get(f"{self.base_url}/models", allow_redirects=False) as response:
                     listed = await response.json(content_type=None)
                 self._models = [str(m["id"]) for m in listed["data"]]
             except (aiohttp.ClientError, OSError, ValueError, TypeError, KeyError):
@@ -142,9 +142,12 @@ class Upstream:
     async def _post(self, question: Question) -> tuple[aiohttp.ClientResponse, list[str]]:
         body, left = forwarded(question, await self.model_for(question))
         try:
-            response = await self.session().post(f"{self.base_url}/chat/completions", json=body)
+            # No redirect is followed: the key is this host's only.
+            response = await self.session().post(f"{self.base_url}/chat/completions", json=body, allow_redirects=False)
         except (aiohttp.ClientError, OSError) as why:
-            raise UpstreamError(502, {"error": {"message": f"no answer from {self.base_url}: {why}"}}) from None
+            place = self.base_url.rpartition("@")[2]  # people write a password before an "@"
+            said = str(why).replace(self.base_url, place)
+            raise UpstreamError(502, {"error": {"message": f"no answer from {place}: {said}"}}) from None
         if response.status != 200:
             async with response:
                 text = await response.text(errors="replace")
