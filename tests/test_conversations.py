@@ -128,8 +128,10 @@ SHAPES = (
 
 
 def speaks(backend: str, family: Family) -> bool:
-    """Whether this backend's language is one of the model's: GPT and agents speak Responses, all speak chat."""
-    return backend != RESPONSES or family.has("usage-details") or family.kind == "agent"
+    """Whether this backend's language is one of the model's: GPT and agents speak Responses, Codex nothing else."""
+    if backend == RESPONSES:
+        return family.has("usage-details") or family.kind == "agent"
+    return not family.has("responses-only")
 
 
 # ── whom to ask ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +307,8 @@ def _goes_on(talk: Talk, begun: str, session: Backend, at: Endpoint, shape: Shap
     if not speaks(session.name, at.family):
         with pytest.raises(RequestRefused) as unspoken:
             query_chat(ways[0], **said)
-        assert "'openai' or 'rest'" in (unspoken.value.hint or "")
+        others = "'openai-responses'" if at.family.has("responses-only") else "'openai' or 'rest'"
+        assert others in (unspoken.value.hint or "")
     elif session.name == PROMPT and (shape.tools or shape.picture):  # a prompt is text
         with pytest.raises((InvalidRequest, UnsupportedOption)):
             query_chat(ways[0], **said)
@@ -336,6 +339,23 @@ def _check(talk: Talk, begun: str, on: str, at: Endpoint, shape: Shape) -> None:
         expected = [each for each in expected if each[0] == "call"]  # each language takes back only its own thoughts
     assert expected == sealed(earlier)
     assert json.dumps(answer.text)[1:-1] in json.dumps(earlier)
+
+
+@pytest.mark.parametrize("name", ["databricks-gpt-5-1", "databricks-gpt-5-1-codex-max"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_call_of_free_text_goes_on(talk: Talk, name: str, *, streamed: bool) -> None:
+    """A tool that takes text as it is, which only the Responses API has, is called and gives its result."""
+    tools = [{"type": "custom", "custom": {"name": "run_sql"}}]
+    said: Any = {"endpoint": name, "backend": talk.session(installed(RESPONSES)), "retry": ONCE, "tools": tools}
+    asked = Message("user", "Use run_sql.")
+    answer = query_chat(asked, stream=True, **said).response if streamed else query_chat(asked, **said)
+    (call,) = answer.tool_calls
+    messages = [asked, answer.message, Message("tool", "7", tool_call_id=call.id)]
+
+    assert ("custom", "run_sql") == (call.type, call.name)
+    assert "7" == query_chat(messages, **said).text
+    assert "7" == query_chat(stored(messages), **said).text
+    assert "custom_tool_call_output" == talk.local.questions[-1].json["input"][-1]["type"]
 
 
 @pytest.mark.parametrize("mode", ["stream", "asyncio", "async stream"])

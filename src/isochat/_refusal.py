@@ -315,6 +315,8 @@ def _hint(kind: type[ServiceError], status: int | None, message: str) -> str | N
             "Another model made the call. Google documents a placeholder for the missing signature, which goes beside "
             f"the call: {PLACEHOLDER!r}."
         )
+    if kind is RequestRefused and "only supported in v1/responses" in message:
+        return "This model speaks the Responses API alone: ask it through 'openai-responses'."
     if status is not None and 300 <= status < 400:
         return (
             "The host redirects: is it the workspace's own address? "

@@ -18,6 +18,7 @@ CLAUDE, OPUS, OSS, GPT = (
     "databricks-gpt-5-1",
 )
 GEMINI, LLAMA, QWEN = "databricks-gemini-3-pro", "databricks-meta-llama-3-3-70b-instruct", "databricks-qwen35-122b-a10b"
+CODEX = "databricks-gpt-5-1-codex-max"
 EXTERNAL, AGENT, LEGACY, SAMPLE = "external-gpt", "agent-chat", "agent-legacy", "doc-sample"
 
 THINK = {"thinking": {"type": "enabled", "budget_tokens": 100}, "max_tokens": 1000}
@@ -195,6 +196,11 @@ def _replay_call(ask: Any, name: str) -> None:
     known = {key: call[key] for key in ("id", "type", "function")}
     result = {"role": "tool", "tool_call_id": call["id"], "content": "Sun"}
     ask.chat(name, [asked, {"role": "assistant", "content": None, "tool_calls": [known]}, result], tools=[WEATHER])
+
+
+@naive("responses-only", on=CODEX, but_not=GPT)
+def _chat(ask: Any, name: str) -> None:
+    ask.chat(name, "Hi")
 
 
 @naive("agent-fields", on=AGENT, but_not=LLAMA)

@@ -12,6 +12,7 @@ from isochat.local import LocalEndpoint, statement
 from isochat.local._responses import ROWS
 
 GPT, EXTERNAL, AGENT, CLAUDE = "databricks-gpt-5-1", "external-gpt", "agent-chat", "databricks-claude-sonnet-4-5"
+CODEX = "databricks-gpt-5-1-codex-max"
 WEATHER = {
     "name": "get_weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
@@ -185,6 +186,36 @@ def test_a_script_answers_here_too(ask_of: Any) -> None:
                 assert whole["incomplete_details"] == {"reason": "content_filter"}
 
 
+SQL = {"type": "custom", "name": "run_sql", "format": {"type": "grammar", "syntax": "lark", "definition": "s: /.+/"}}
+
+
+@pytest.mark.parametrize("name", [GPT, CODEX])
+def test_a_tool_that_takes_free_text(asking: Any, name: str) -> None:
+    """It is called with text, streamed too, and its result is of a type of its own."""
+    call = post(asking, name, "Use run_sql.", tools=[SQL])["output"][-1]
+    events = stream(asking, name, "Use run_sql.", tools=[SQL])
+    back = {key: value for key, value in call.items() if key not in {"id", "status"}}
+    asked = {"role": "user", "content": "Use run_sql."}
+    result = {"type": "custom_tool_call_output", "call_id": call["call_id"], "output": "7"}
+
+    assert (call["type"], call["name"]) == ("custom_tool_call", "run_sql")
+    assert isinstance(call["input"], str)
+    assert events[-1]["response"]["output"][-1] == call
+    assert [call["input"]] == [e["delta"] for e in events if e["type"] == "response.custom_tool_call_input.delta"]
+    assert text_of(post(asking, name, [asked, back, result], tools=[SQL])) == "7"
+    with pytest.raises(asking.Refused, match="no call"):
+        post(asking, name, [asked, back, {**result, "type": "function_call_output"}], tools=[SQL])
+
+
+@pytest.mark.parametrize("kind", ["apply_patch", "image_generation", "mcp", "shell", "web_search"])
+def test_tools_that_the_service_runs(asking: Any, kind: str) -> None:
+    """They are taken, and never run here."""
+    response = post(asking, GPT, tools=[{"type": kind}], tool_choice={"type": kind})
+
+    assert text_of(response) == "one two three"
+    assert [{"type": kind}] == response["tools"]
+
+
 def test_an_agent_with_a_trace(asking: Any) -> None:
     """An agent answers with what it was given beside the question, and its trace if that was asked for."""
     asked = {"custom_inputs": {"a": 1}, "databricks_options": {"return_trace": True}}
@@ -215,7 +246,9 @@ def test_an_agent_with_a_trace(asking: Any) -> None:
         ({"model": GPT, "input": "Hi", "temperature": 0.5}, "temperature"),
         ({"model": GPT, "input": "Hi", "max_output_tokens": 0}, "max_output_tokens"),
         ({"model": GPT, "input": "Hi", "max_output_tokens": "1"}, "max_output_tokens"),
-        ({"model": GPT, "input": "Hi", "tools": [{"type": "web_search"}]}, "only functions"),
+        ({"model": GPT, "input": "Hi", "tools": [{"type": "computer"}]}, "only functions"),
+        ({"model": GPT, "input": "Hi", "tools": [{"type": []}]}, "only functions"),
+        ({"model": GPT, "input": "Hi", "tools": [{"type": "custom"}]}, "tools[0].name"),
         ({"model": GPT, "input": "Hi", "tools": [{"type": "function", "function": WEATHER}]}, "tools[0].name"),
         ({"model": GPT, "input": "Hi", "tools": [5]}, "tools[0]"),
         ({"model": GPT, "input": "Hi", "tool_choice": "required"}, "tool_choice"),

@@ -124,6 +124,14 @@ FAMILIES: Mapping[str, Family] = {
             logprobs=True,
         ),
         Family(
+            "gpt-codex",
+            "GPT-5 Codex",
+            "hosted",
+            "gpt-5.1-codex-max",
+            _quirks(_OPEN, "responses-only default-temperature json-word usage-details hidden-reasoning usage-chunk"),
+            _READS,
+        ),
+        Family(
             "gemini",
             "Gemini 2.5 and 3",
             "hosted",
@@ -214,6 +222,7 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("databricks-gpt-oss-20b", "gpt-oss", "gpt-oss-20b-080525"),
     ("databricks-gpt-5-1", "gpt", "gpt-5.1-2025-11-13"),
     ("databricks-gpt-5-mini", "gpt", "gpt-5-mini-2025-08-07"),
+    ("databricks-gpt-5-1-codex-max", "gpt-codex", "gpt-5.1-codex-max"),
     ("databricks-gemini-2-5-pro", "gemini", "gemini-2.5-pro"),
     ("databricks-gemini-3-pro", "gemini", "gemini-3-pro-preview"),
     ("databricks-meta-llama-3-3-70b-instruct", "llama", "meta-llama-3.3-70b-instruct-121024"),

@@ -168,6 +168,12 @@ _ROWS = (
         FMAPI + "; maximhq/bifrost core/providers/databricks; ai.google.dev/gemini-api/docs/thought-signatures",
     ),
     Quirk(
+        "responses-only",
+        "request",
+        "Chat completions are refused: the `*-codex` models answer through the Responses API only.",
+        FMAPI + "; aaif-goose/goose pull request 7516; the words are OpenAI's (arbs-io/vscode-openai issue 358)",
+    ),
+    Quirk(
         "agent-fields",
         "request",
         "Only `messages` or `input`, `custom_inputs`, `context`, `databricks_options` and "

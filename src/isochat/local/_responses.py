@@ -6,6 +6,7 @@ test trips over each of them. GPT models and agents speak it, no other model doe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,10 @@ _AGENT_FIELDS: Mapping[str, str | None] = {
     "databricks_options": "object",
     "stream": "boolean",
 }
-_PREFIXES = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
+_PREFIXES = {"message": "msg", "function_call": "fc", "custom_tool_call": "ctc", "reasoning": "rs"}
+#: The kinds of calls, and where each holds what it was called with.
+_SAYS: Mapping[str, str] = {"function_call": "arguments", "custom_tool_call": "input"}
+_HOSTED_TOOLS = frozenset({"apply_patch", "image_generation", "mcp", "shell", "web_search"})
 _LONGEST_ID = 64
 
 
@@ -156,7 +160,7 @@ def read(body: object, endpoint: Endpoint) -> Asked | Refusal:
         chat = _chat(body, endpoint)
     except _messages.NoError as no:
         return _no(no.words)
-    return refusal(chat, endpoint) or Asked(endpoint, chat, Question.of(chat, endpoint).key, body)
+    return refusal(chat, endpoint, responses=True) or Asked(endpoint, chat, Question.of(chat, endpoint).key, body)
 
 
 def _no(words: str) -> Refusal:
@@ -207,13 +211,20 @@ def _chat(body: Json, endpoint: Endpoint) -> Json:
         chat["top_logprobs"] = body["top_logprobs"]
     if "message.output_text.logprobs" in (body.get("include") or ()):
         chat["logprobs"] = True
-    if body.get("tools"):
-        chat["tools"] = [_tool(tool, i) for i, tool in enumerate(body["tools"])]
+    tools = [made for i, tool in enumerate(body.get("tools") or ()) if (made := _tool(tool, i)) is not None]
+    if tools:
+        chat["tools"] = tools
     choice = body.get("tool_choice")
-    if choice is not None:
-        named = isinstance(choice, dict) and choice.get("type") == "function"
-        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}} if named else choice
+    if isinstance(choice, dict) and choice.get("type") in ("function", "custom"):
+        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    elif choice is not None and not (isinstance(choice, dict) and _is_hosted(choice)):
+        chat["tool_choice"] = choice
     return chat
+
+
+def _is_hosted(tool: Mapping[str, Any]) -> bool:
+    """Whether it is a tool that the service runs itself; such a tool is taken, and never run here."""
+    return _messages.is_one_of(tool.get("type"), _HOSTED_TOOLS)
 
 
 def _format(wanted: object) -> object:
@@ -224,15 +235,26 @@ def _format(wanted: object) -> object:
     return {"type": "json_schema", "json_schema": {k: v for k, v in wanted.items() if k != "type"}}
 
 
-def _tool(tool: object, i: int) -> Json:
+#: A tool that takes free text, as the function that a chat question has for it.
+_FREE: Json = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
+
+def _tool(tool: object, i: int) -> Json | None:
+    """The function that a tool is; None for one that the service runs itself."""
     if not isinstance(tool, dict):
         raise _messages.NoError(_messages.wrong_type(f"tools[{i}]", "object", tool))
-    if tool.get("type") != "function":
+    kind = tool.get("type")
+    if _is_hosted(tool):
+        return None
+    if kind not in ("function", "custom"):
         raise _messages.NoError(
-            f"BAD_REQUEST: tools[{i}]: the local endpoint knows no tools of type {tool.get('type')!r}, only functions."
+            f"BAD_REQUEST: tools[{i}]: the local endpoint knows no tools of type {kind!r}, only functions, custom "
+            f"tools, and {', '.join(sorted(_HOSTED_TOOLS))}."
         )
     if not isinstance(tool.get("name"), str):
         raise _messages.NoError(f"BAD_REQUEST: Missing required parameter: 'tools[{i}].name'.")
+    if kind == "custom":
+        return {"type": "function", "function": {"name": tool["name"], "parameters": _FREE}}
     # Not strict is what a chat question says by saying nothing: it is the same question.
     said = {k: v for k, v in tool.items() if k != "type" and v is not None and (k, v) != ("strict", False)}
     return {"type": "function", "function": said}
@@ -244,12 +266,18 @@ def _conversation(given: object, *, agent: bool) -> list[Json]:
     if not isinstance(given, list) or not given:
         raise _messages.NoError("BAD_REQUEST: 'input' must be a text or a list of at least one item.")
     messages: list[Json] = []
+    calls: dict[str, str] = {}  # of which kind each call is
     for i, item in enumerate(given):
         if not isinstance(item, dict):
             raise _messages.NoError(_messages.wrong_type(f"input[{i}]", "object", item))
         if not agent:
             _check_item(item, f"input[{i}]")
         _add(messages, item, f"input[{i}]")
+        kind, call = item.get("type", "message"), item.get("call_id")
+        if kind in _SAYS:
+            calls[str(call)] = kind
+        elif isinstance(call, str) and kind != f"{calls.get(call, 'function_call')}_output":
+            raise _messages.NoError(f"BAD_REQUEST: input[{i}]: no call {call!r} has a result of the type {kind!r}.")
     return messages
 
 
@@ -292,21 +320,24 @@ def _null(value: object, path: str) -> str | None:
 def _add(messages: list[Json], item: Json, path: str) -> None:
     """Add an item to the conversation: calls join the assistant's message that they follow."""
     kind = item.get("type", "message")
+    if not isinstance(kind, str):
+        raise _messages.NoError(_messages.wrong_type(f"{path}.type", "string", kind))
     if kind == "message":
         role = item.get("role")
         content = _content(item.get("content"), f"{path}.content")
         messages.append({"role": role, "content": content})
-    elif kind == "function_call":
-        call_id, name, arguments = (item.get(key) for key in ("call_id", "name", "arguments"))
+    elif kind in _SAYS:
+        call_id, name, arguments = (item.get(key) for key in ("call_id", "name", _SAYS[kind]))
         if not (isinstance(call_id, str) and isinstance(name, str) and isinstance(arguments, str)):
             raise _messages.NoError(
-                f"BAD_REQUEST: {path}: a call has a call_id, a name and arguments, all of them texts."
+                f"BAD_REQUEST: {path}: a call has a call_id, a name and {_SAYS[kind]}, all of them texts."
             )
+        arguments = arguments if kind == "function_call" else json.dumps({"input": arguments}, ensure_ascii=False)
         if not messages or messages[-1]["role"] != "assistant":
             messages.append({"role": "assistant", "content": None})
         calls = messages[-1].setdefault("tool_calls", [])
         calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
-    elif kind == "function_call_output":
+    elif kind in ("function_call_output", "custom_tool_call_output"):
         content = _content(item.get("output"), f"{path}.output")
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
     elif kind == "reasoning":
@@ -359,6 +390,8 @@ class Told:
         self._open: Json | None = None
         self._reason: str | None = None
         self._thought = False
+        self._written = ""  # what a custom tool is called with, while it comes
+        self._free = {tool["name"] for tool in question.asked.get("tools") or () if tool["type"] == "custom"}
 
     def whole(self, answer: Answer) -> Json:
         """The object."""
@@ -449,6 +482,15 @@ class Told:
         return (self._dress.logprobs(text) or {}).get("content") or []
 
     def _call(self, call: Call, n: int) -> Json:
+        if call.name in self._free:
+            return {
+                "id": f"ctc_{self.question.digits(f'item/{n}', 48)}",
+                "type": "custom_tool_call",
+                "status": "completed",
+                "call_id": call.id,
+                "name": call.name,
+                "input": _free_text(call.arguments),
+            }
         return {
             "id": f"fc_{self.question.digits(f'item/{n}', 48)}",
             "type": "function_call",
@@ -511,7 +553,9 @@ class Told:
             if piece.id is not None:
                 made = Call(piece.id, piece.name or "", "")
                 yield from self._opened(self._call(made, piece.call))
-            if self._open is not None and piece.arguments:
+            if self._open is not None and self._open["type"] == "custom_tool_call":
+                self._written += piece.arguments
+            elif self._open is not None and piece.arguments:
                 self._open["arguments"] += piece.arguments
                 yield self._event("response.function_call_arguments.delta", **self._place(), delta=piece.arguments)
             return
@@ -549,7 +593,11 @@ class Told:
         if self._open is None:
             return
         item = self._open
-        if item["type"] == "function_call":
+        if item["type"] == "custom_tool_call":
+            item["input"], self._written = _free_text(self._written), ""
+            yield self._event("response.custom_tool_call_input.delta", **self._place(), delta=item["input"])
+            yield self._event("response.custom_tool_call_input.done", **self._place(), input=item["input"])
+        elif item["type"] == "function_call":
             yield self._event("response.function_call_arguments.done", **self._place(), arguments=item["arguments"])
         elif item["type"] == "message":
             item["status"], part = status, self._part()
@@ -570,7 +618,7 @@ class Told:
                 yield {"trace_id": trace}
             return
         yield from self._hidden()
-        if not any(item["type"] in {"message", "function_call"} for item in self._output):
+        if not any(item["type"] in {"message", *_SAYS} for item in self._output):
             yield from self._opened(self._message(""))
         yield from self._closed("incomplete" if self._reason in _CUT else "completed")
         final = self._object(self._output, self._reason, usage)
@@ -579,6 +627,15 @@ class Told:
     def _event(self, kind: str, **what: Any) -> Json:
         number, self._number = self._number, self._number + 1
         return {"type": kind, "sequence_number": number, **_copied(what)}
+
+
+def _free_text(arguments: str) -> str:
+    """What a custom tool is called with: the one argument of the function that stands for it."""
+    try:
+        said = json.loads(arguments)["input"]
+    except (ValueError, TypeError, LookupError):
+        return arguments
+    return said if isinstance(said, str) else arguments
 
 
 #: Why an answer is not complete, by the chat's finish reason.

@@ -123,9 +123,12 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
 MOST_TOOLS = 32
 
 
-def refusal(body: object, endpoint: Endpoint, *, invocations: bool = False) -> Refusal | None:
-    """Why the endpoint does not take this body, or None when it does."""
+def refusal(body: object, endpoint: Endpoint, *, invocations: bool = False, responses: bool = False) -> Refusal | None:
+    """Why the endpoint does not take this body, or None when it does; `responses` if it came as such a question."""
     family = endpoint.family
+    if family.has("responses-only") and not responses:
+        words = "BAD_REQUEST: This model is only supported in v1/responses and not in v1/chat/completions."
+        return _shaped(_messages.NoError(words, field="model"), family)
     if not isinstance(body, dict):
         return _shaped(_messages.NoError(_messages.wrong_type("", "object", body)), family)
     try:
