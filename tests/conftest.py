@@ -16,8 +16,10 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import figures
 import pytest
 from packaging.requirements import Requirement
 
@@ -89,6 +91,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if skipped and suite in {f"test{name.replace('-', '')}" for name in REQUIRED}:
         report.outcome = "failed"
     return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", metavar="PAGE", help="write the fault matrix's figures into this page of the docs")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The fault matrix prints its size and its result, so that no cell is left out in silence."""
+    cells = figures.cells(terminalreporter.stats)
+    if not cells:
+        return
+    terminalreporter.section("fault matrix")
+    for line in figures.told(cells):
+        terminalreporter.write_line(line)
+    if page := config.getoption("--figures"):
+        figures.written(Path(page), cells)
 
 
 class LeftTheMachine(AssertionError):

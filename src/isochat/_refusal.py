@@ -81,7 +81,7 @@ _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
 _MESSAGES = ("message", "detail", "error", "error_message", "Message")  # the last is AWS's
 _LONGEST = 2000  # characters of a message
-_HEAD = 20_000  # how far into a web page its title is looked for
+_HEAD = 20_000  # how far into a text or a web page anything is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ def service_error(status: int | None, headers: Mapping[str, str], body: Any) -> 
 
 def complains(value: object) -> bool:
     """Whether a JSON value, under a status that says success, is an error all the same."""
-    return isinstance(value, dict) and bool(value.get("error") or value.get("error_code"))
+    return isinstance(value, dict) and bool(
+        value.get("error") or value.get("error_code") or value.get("type") == "error"
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -162,7 +164,7 @@ def _read(body: Any) -> Any:
 def _complaint(body: Any, depth: int = 3) -> _Complaint:
     """What the body complains of; its message may be JSON text that holds the real one, a few levels down."""
     if isinstance(body, str):
-        return _Complaint(_text(body)) if body.strip() else _Complaint()
+        return _Complaint(_text(body[:_HEAD])) if body.strip() else _Complaint()
     if isinstance(body, list) and len(body) == 1:  # Google's: a list of one error
         return _complaint(body[0], depth - 1) if depth else _Complaint()
     if not isinstance(body, dict):

@@ -153,6 +153,8 @@ class Tries:
         seconds = self._seconds(error)
         attempt = Attempt(type(error).__name__, getattr(error, "status", None), seconds or 0.0, error.sent)
         self.attempts = (*self.attempts, attempt)
+        if error.__cause__ is None and self._last is not error:
+            error.__cause__ = self._last  # where the answer says it all, the attempt before is what led here
         self._last = error
         error.attempts = self.attempts
         if isinstance(error, DeadlineExceeded):

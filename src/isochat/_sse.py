@@ -44,12 +44,12 @@ class EventDecoder:
             read = read.removeprefix(b"\n")
         if not read:
             return
-        lines = _LINE_END.split(read)
-        self._after_cr = read.endswith(b"\r")
-        if len(lines) == 1:
+        if b"\n" not in read and b"\r" not in read:
             # No line ends here. Only collect: joining each time would make a long line cost its length squared.
             self._tail.append(read)
             return
+        lines = _LINE_END.split(read)
+        self._after_cr = read.endswith(b"\r")
         if self._tail:
             lines[0] = b"".join([*self._tail, lines[0]])
         self._tail = [lines.pop()]

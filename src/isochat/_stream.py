@@ -82,13 +82,12 @@ class _Reading:
             return
         if self.gathering.empty:
             raise MalformedReply("the stream ended before it had begun", request_id=self.request_id)
-        raise self.broken(None)
+        raise MalformedReply("it ended without a finish reason", request_id=self.request_id)
 
-    def broken(self, error: ChatError | None) -> StreamInterrupted:
+    def broken(self, error: ChatError) -> StreamInterrupted:
         """The error for a stream that had begun and broke."""
         self.stop()
-        said = "it ended without a finish reason" if error is None else error.message
-        interrupted = self.interrupted(f"the stream broke in the middle: {said}", error)
+        interrupted = self.interrupted(f"the stream broke in the middle: {error.message}", error)
         self.tries.end("failed", error=interrupted, response=interrupted.partial)
         return interrupted
 

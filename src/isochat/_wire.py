@@ -125,21 +125,29 @@ def read_reply(
 
 def _collected(reply: Reply, pieces: Callable[[bytes], Iterable[ChatChunk | Done | None]]) -> ChatResponse:
     """The answer in a stream that was not asked for: nothing says that a custom endpoint heeds `stream`."""
-    gathering, complete = Gathering(), False
+    gathering = Gathering()
     try:
         for said in pieces(reply.body):
-            complete = complete or said is Done.DONE
+            if said is Done.DONE:
+                return gathering.response()
             if isinstance(said, ChatChunk):
                 gathering.add(said)
     except (ServiceError, MalformedReply) as error:
-        error.request_id = error.request_id or reply.request_id
-        raise
-    if complete or gathering.complete:
-        return gathering.response()
-    message = "the answer is a stream that ends too early"
+        broke: ServiceError | MalformedReply = error
+    else:
+        if gathering.complete:
+            return gathering.response()
+        broke = MalformedReply("the answer is a stream that ends too early", body=reply.body)
+    broke.request_id = broke.request_id or reply.request_id
+    if isinstance(broke, MalformedReply):
+        broke.status = reply.status
     if gathering.empty:
-        raise MalformedReply(message, status=reply.status, request_id=reply.request_id, body=reply.body)
-    raise StreamInterrupted(message, partial=replace(gathering.response(), request_id=reply.request_id))
+        raise broke
+    raise StreamInterrupted(
+        f"the stream broke in the middle: {broke.message}",
+        partial=replace(gathering.response(), request_id=reply.request_id),
+        error=broke if isinstance(broke, ServiceError) else None,
+    ) from broke
 
 
 # The escape of half a surrogate pair, which is no character, among what it must be told from.

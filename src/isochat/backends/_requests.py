@@ -273,6 +273,7 @@ class _Reads(io.RawIOBase):
     def __init__(self, sock: _Sock, inner: Any) -> None:
         super().__init__()
         self._sock, self._inner = sock, inner
+        self._head: bytes | None = b""  # None once it is complete
 
     def readable(self) -> bool:
         return True
@@ -280,7 +281,16 @@ class _Reads(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.tick()
         count: int | None = self._inner.readinto(buffer)
+        if self._head is not None and count is not None:
+            self._follow(bytes(buffer[:count]))
         return count
+
+    def _follow(self, read: bytes) -> None:
+        """Watch for the end of the headers: http.client takes half of them for all, and the answer for an empty one."""
+        if not read and self._head:
+            raise ConnectionResetError("the connection was closed in the middle of the headers")
+        head = (self._head or b"") + read
+        self._head = None if b"\r\n\r\n" in head or b"\n\n" in head else head
 
     def close(self) -> None:
         self._inner.close()  # the socket closes when its last reader has
