@@ -43,7 +43,9 @@ WEATHER = {
 }
 TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+TWICE = [{"name": "get_weather", "arguments": {"city": city}} for city in ("Oslo", "Rome")]
 SCRIPT = [
+    {"when": {"contains": "two cities", "tool_result": False}, "reply": {"tool_calls": TWICE}},
     {
         "when": {"contains": "call, and say nothing", "tool_result": False},
         "reply": {"text": "", "tool_calls": [{"name": "get_time"}]},
@@ -108,6 +110,7 @@ SHAPES = (
     Shape("multimodal", "What is on it?", picture=True),
     Shape("tool call and result", "Call get_weather.", tools=(WEATHER,)),
     Shape("parallel tool calls", "Call get_weather and get_time.", tools=(WEATHER, TIME)),
+    Shape("parallel tool calls: of one function", "Look at two cities.", tools=(WEATHER,)),
     Shape("reasoning with signature", "Think hard.", needs=("thinking-blocks",), options=THINK),
     Shape("reasoning with signature: redacted", f"Think {SECRET}.", needs=("thinking-blocks",), options=THINK),
     Shape(
