@@ -6,6 +6,8 @@
 | `types` | Do mypy and pyright agree on the code, and on what a caller sees of it? |
 | `docs` | Do the docs build without a warning, and does every block of them and of the README run? |
 | `tests` | Does it work, on each Python, with each set of clients? |
+| `extras` | Does each extra work alone, with nothing else installed, and does all that is absent say how to get it? |
+| `lowest` | Do the backends work with the lowest versions that pyproject.toml allows? |
 | `dist` | Do the built files hold what they should, and does the wheel pass the tests with no source beside it? |
 | `coverage` | Which lines did no test reach? Not run by default. |
 
@@ -16,6 +18,9 @@ slow and mostly says the same thing again. The default run holds the pairs that 
 * `openai 2`, because databricks-openai still demands it, on the oldest Python found;
 * `base`, the two dependencies that every user has and not one client, on the newest.
 
+Where clients are installed, the tests are told so by `ISOCHAT_REQUIRE`: then a client that is absent fails the run, and
+is not skipped.
+
 A Python that is not on the machine is skipped and named in the summary at the end. None is ever downloaded.
 `nox -R` reuses the environments of the run before; the package is installed in editable form, so it sees your changes.
 Arguments after `--` go to pytest.
@@ -25,6 +30,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +39,7 @@ import zipfile
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -42,6 +49,10 @@ CLIENTS = {
     "openai 2": ["-e", ".[all]", "openai>=2,<3"],
     "base": ["-e", "."],
 }
+
+OPTIONAL = PYPROJECT["project"]["optional-dependencies"]
+EXTRAS = [name for name in OPTIONAL if name != "all"]
+BACKENDS = [name for name in EXTRAS if (ROOT / "src/isochat/backends" / f"{name.replace('-', '_')}.py").exists()]
 
 nox.needs_version = ">=2026.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -77,6 +88,7 @@ def interpreter(version: str) -> str | None:
 
 
 FOUND = [version for version in PYTHONS if interpreter(version)]
+OLDEST, NEWEST = (interpreter(version) for version in ((FOUND or PYTHONS)[0], (FOUND or PYTHONS)[-1]))
 MATRIX = [(version, clients) for version in PYTHONS for clients in CLIENTS]
 TELLING = [
     *((version, "openai 3") for version in PYTHONS),
@@ -88,6 +100,8 @@ nox.options.sessions = [
     "types",
     "docs",
     *(f"tests({version}, {clients})" for version, clients in MATRIX if (version, clients) in TELLING),
+    "extras",
+    "lowest",
     "dist",
 ]
 
@@ -95,6 +109,25 @@ nox.options.sessions = [
 def group(name: str) -> list[str]:
     """The requirements of a dependency group of pyproject.toml."""
     return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def lower(requirement: str) -> str:
+    """A requirement, pinned to the lowest version that it allows."""
+    said = Requirement(requirement)
+    (bound,) = (clause.version for clause in said.specifier if clause.operator == ">=")
+    return f"{said.name}=={bound}"
+
+
+def suite(backend: str) -> str:
+    """What selects the tests of a backend in the suite: `TestOpenAI`, not `TestOpenAIResponses`."""
+    others = [other for other in BACKENDS if other.startswith(backend) and other != backend]
+    return " and not ".join(f"test{name.replace('-', '')}" for name in (backend, *others))
+
+
+def required(*requirements: str) -> dict[str, str]:
+    """What tells the tests that these have to be there: the extras of isochat that are asked for, and the rest."""
+    asked = [extra for said in requirements for extras in re.findall(r"\[(.+)\]", said) for extra in extras.split(",")]
+    return {"ISOCHAT_REQUIRE": ",".join([*asked, *(Requirement(said).name for said in group("test"))])}
 
 
 @nox.session
@@ -136,7 +169,37 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session, clients: str) -> None:
     """Run the tests on one Python with one set of clients."""
     session.install(*CLIENTS[clients], *group("test"), *([] if clients == "base" else group("test-shapes")))
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", *session.posargs, env=required(*CLIENTS[clients]))
+
+
+@nox.session
+@nox.parametrize(("python", "extra"), [nox.param(NEWEST, extra, id=extra) for extra in EXTRAS])
+def extras(session: nox.Session, extra: str) -> None:
+    """Install one extra into a clean environment, look at what is there, and hold its backend to the suite."""
+    session.install("-e", f".[{extra}]")
+    session.run("python", "tests/alone.py", extra)
+    if extra in BACKENDS:
+        session.install("-e", f".[{extra},local]", *group("test"))
+        suites = ["-n", "2", "-k", suite(extra), "tests/backends"]
+        session.run("pytest", *suites, *session.posargs, env=required(f"[{extra},local]"))
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """Hold the backends, the command line and SQL to their tests with the lowest versions of all that they need.
+
+    What isochat's tests know of the newest clients only (their keywords, their surprises) is left out.
+    """
+    # databricks-langchain says itself which versions of the others it wants.
+    asked = [extra for extra in EXTRAS if extra != "langchain"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *(said for extra in asked for said in OPTIONAL[extra])]
+    session.install(*sorted({lower(said) for said in wanted}))
+    session.install("--no-deps", "-e", ".")
+    session.install(*group("test"))
+    tested = [*(suite(extra) for extra in BACKENDS if extra in asked), "testrest", "test_cli", "test_sql"]
+    files = ["tests/backends", "tests/local/test_sql.py", "tests/test_cli.py"]
+    arguments = ["-n", "2", "-k", " or ".join(f"({name})" for name in tested), *files, *session.posargs]
+    session.run("pytest", *arguments, env=required(f"[{','.join(asked)}]"))
 
 
 @nox.session(default=False)
@@ -167,7 +230,7 @@ def dist(session: nox.Session) -> None:
     (tree,) = work.glob("isochat-*/")
     session.install(f"{wheel}[all]", *group("test"), *group("test-shapes"))
     session.chdir(tree)
-    session.run("pytest", "-n", "2", "-p", "no:cacheprovider", *session.posargs)
+    session.run("pytest", "-n", "2", "-p", "no:cacheprovider", *session.posargs, env=required("[all]"))
 
 
 def _inspect(session: nox.Session, wheel: Path, sdist: Path) -> None:

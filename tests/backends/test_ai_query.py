@@ -157,7 +157,8 @@ def ask(request: pytest.FixtureRequest) -> Asked:
 
 def statements(local: LocalEndpoint, method: str = "POST", end: str = STATEMENTS) -> list[Any]:
     """The requests to the Statement Execution API of a kind."""
-    return [r for r in local.received if r.method == method and r.path.startswith(STATEMENTS) and r.path.endswith(end)]
+    found = [(sent, sent.path.rstrip("/")) for sent in local.received if sent.method == method]
+    return [sent for sent, path in found if path.startswith(STATEMENTS) and path.endswith(end)]
 
 
 def cancels(local: LocalEndpoint) -> list[Any]:

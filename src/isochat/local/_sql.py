@@ -106,7 +106,7 @@ class Warehouse:
         """Status and body for a request to `/api/2.0/sql/statements…`."""
         try:
             match method, *segments[4:]:
-                case ("POST",):
+                case ("POST",) | ("POST", ""):  # databricks-sdk 0.60 ends the path with a slash
                     return 200, await self._execute(model, body)
                 case "GET", number:
                     return 200, self._known(number).said()
