@@ -10,6 +10,7 @@
 | `lowest` | Do the backends work with the lowest versions that pyproject.toml allows? |
 | `dist` | Do the built files hold what they should, and does the wheel pass the tests with no source beside it? |
 | `coverage` | Which lines did no test reach? Not run by default. |
+| `audit` | Has anything that is installed a known weakness? Not run by default: it asks the network. |
 
 `tests` takes a Python and a set of clients: `nox -s "tests(3.12, openai 2)"`. `nox -s tests` runs every pair, which is
 slow and mostly says the same thing again. The default run holds the pairs that can differ:
@@ -210,6 +211,13 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", success_codes=[0, 1])
     session.run("coverage", "report")
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Look for known weaknesses in what is installed; without a network, in a list of ours."""
+    session.install("-e", ".[all]", *group("audit"))
+    session.run("python", ".ci/audit.py")
 
 
 @nox.session

@@ -82,3 +82,18 @@ def test_all_is_everything() -> None:
     (everything,) = extras["all"]
 
     assert sorted(set(extras) - {"all"}) == sorted(re.fullmatch(r"isochat\[(.*)\]", everything)[1].split(","))
+
+
+def test_no_floor_is_below_what_the_audit_demands() -> None:
+    """What an extra may install at its oldest is not what `nox -s audit` refuses for a known weakness."""
+    minimums = tomllib.loads((ROOT / ".ci" / "minimums.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    said = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    floors = dict(found.groups() for one in said if (found := re.match(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", one)))
+
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    assert {"aiohttp", "pyyaml"} <= floors.keys() & minimums.keys()
+    assert [] == [name for name in floors.keys() & minimums if parts(floors[name]) < parts(minimums[name]["version"])]
+    assert all(entry["why"] for entry in minimums.values())

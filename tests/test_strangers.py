@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import ssl
 import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -42,7 +44,6 @@ from isochat.local import LocalEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
 
     from isochat import Backend
     from isochat.local._server import Service
@@ -638,6 +639,20 @@ def test_the_environment_adds_no_header(name: str, local: LocalEndpoint, monkeyp
 
     assert local.received
     assert CANARY not in repr([request.headers for request in local.received])
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_netrc_says_nothing_here(name: str, local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `~/.netrc` holds for the same host does not take the place of the login that was given."""
+    backend = session(name, Connection(local.host, local.token))
+    monkeypatch.setenv("DATABRICKS_WAREHOUSE_ID", "w")
+    place = Path(os.environ["HOME"]) / ".netrc"
+    place.write_text(f"machine 127.0.0.1 login somebody password {CANARY}\n")
+    place.chmod(0o600)
+    answer = ask("blocking", backend)
+
+    assert "Hi" == getattr(answer, "text", answer)
+    assert {"Bearer ***"} == {r.headers.get("Authorization", "Bearer ***") for r in local.received}
 
 
 def test_an_id_of_a_statement_is_no_path(monkeypatch: pytest.MonkeyPatch) -> None:

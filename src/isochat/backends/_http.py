@@ -120,7 +120,8 @@ def _detail(error: BaseException) -> str:
     return f": {said}" if said else ""
 
 
-_LOGIN = re.compile("authorization|cookie|secret|token|api-?key", re.IGNORECASE)
+LOGIN = re.compile("authorization|cookie|secret|token|api-?key", re.IGNORECASE)
+"""What the name of a header has in it that says who asks."""
 
 
 def without_login(error: BaseException) -> None:
@@ -140,7 +141,7 @@ def without_login(error: BaseException) -> None:
         response = getattr(link, "response", None)
         for holder in (link, response):
             headers = _headers(holder)
-            for name in [str(name) for name in headers if _LOGIN.search(str(name))]:
+            for name in [str(name) for name in headers if LOGIN.search(str(name))]:
                 headers[name] = "***"
         if getattr(response, "is_closed", False):
             # httpx keeps what the body came out of, and with it httpcore's own copy of the request.

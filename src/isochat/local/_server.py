@@ -313,6 +313,8 @@ async def _read(request: web.BaseRequest, most: int) -> bytes | None:
                 parts.append(part)
     except TimeoutError:
         raise _TooSlow from None
+    except web.RequestPayloadError:  # it would unpack to more than aiohttp takes, or not at all
+        return None
     return b"".join(parts)
 
 
