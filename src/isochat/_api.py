@@ -280,7 +280,10 @@ def _question(  # noqa: PLR0917 - what the two above share
     options: Mapping[str, Any],
 ) -> ChatRequest:
     """The question in its common form, which this session can carry."""
-    request = make_request(messages, endpoint=found.endpoint, stream=stream, extra_body=extra_body, **options)
+    # A client that is for an endpoint of its own is asked for that, unless the caller names another.
+    own = session.endpoint if found.source("endpoint") != "argument" else None
+    asks = own or found.endpoint
+    request = make_request(messages, endpoint=asks, stream=stream, extra_body=extra_body, **options)
     session.check(request, backends.carriers)
     return request
 

@@ -38,6 +38,10 @@ class TestDatabricksSDK(BuiltIn):
     name = "databricks-sdk"
 
 
+class TestLangChain(BuiltIn):
+    name = "langchain"
+
+
 class TestMLflow(BuiltIn):
     name = "mlflow"
 

@@ -61,6 +61,7 @@ GROUP = "isochat.backends"
 BUILT_IN = {
     "ai-query": "isochat.backends.ai_query:AIQueryBackend",
     "databricks-sdk": "isochat.backends.databricks_sdk:DatabricksSDKBackend",
+    "langchain": "isochat.backends.langchain:LangChainBackend",
     "mlflow": "isochat.backends.mlflow:MLflowBackend",
     "openai": "isochat.backends.openai:OpenAIBackend",
     "openai-responses": "isochat.backends.openai_responses:OpenAIResponsesBackend",

@@ -53,6 +53,8 @@ class Backend(ABC):
 
     connection: Connection | None
     is_warm: bool = False  # whether `warm` has been called
+    #: The endpoint that is asked where a question names none: of a client that is for one.
+    endpoint: str | None = None
 
     def __init__(self, connection: Connection | None = None) -> None:
         """A session on a connection; without one, on whatever the environment and the files say."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from isochat.errors import ChatError
 
+_CLIENTS = frozenset(
+    {"databricks_langchain", "databricks_openai", "httpx", "httpx2", "isochat", "langchain_core", "openai"}
+)
 _OF_THE_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -49,6 +54,8 @@ class Line(_line.Line):
         self.incoming: Any = None
         #: Its events, until they are taken.
         self.events: deque[Any] = deque()
+        #: Whether a stream has come in to its end.
+        self.ended = False
         self._settings = settings or {}
         self._listens = listens
         self._explain = explain
@@ -138,6 +145,7 @@ class Line(_line.Line):
             yield event
 
     def _last(self, incoming: _wire.Incoming) -> Iterator[Any]:
+        self.ended = True
         for event in incoming.close():
             self.events.append(event)
             yield event
@@ -151,6 +159,13 @@ class Line(_line.Line):
     def answered(self) -> bool:
         """Whether there is an answer to be read. One that broke on the way is none."""
         return self.incoming is not None or _content(self.response) is not None
+
+    def stumbled(self, error: Exception) -> bool:
+        """Whether it is the client that could not read the answer.
+
+        What a guard in a callback, a wrapper or a subclass raises over it was meant, and goes to the caller.
+        """
+        return not _others(error)
 
     def reply(self, raw: Any = None) -> _wire.Reply:
         """The answer as it was on the wire; of a stream, what has been read of it."""
@@ -183,6 +198,18 @@ def _written(event: Any) -> Iterator[bytes]:
     if isinstance(event, _sse.Event) and event.data.strip():
         kind = b"" if event.type == "message" else f"event: {event.type}\n".encode()
         yield kind + b"".join(b"data: " + line + b"\n" for line in event.data.split(b"\n")) + b"\n"
+
+
+def _others(error: Exception) -> bool:
+    """Whether an exception was raised by somebody else's code than the clients' own, told by where it comes from."""
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for module in reversed(modules):
+        top = module.partition(".")[0]
+        if top in _CLIENTS:
+            return False
+        if top not in sys.stdlib_module_names and top != "pydantic":  # these were called by somebody
+            return True
+    return False
 
 
 def _content(response: Any) -> bytes | None:
@@ -239,13 +266,17 @@ def _words(turns: Any) -> Any:
     """What a conversation says, and who says it, in whichever form; blanks say nothing."""
     if not isinstance(turns, list):
         return turns
-    return [
-        (turn.get("role") or "tool", said)
-        for turn in turns
-        if isinstance(turn, dict)
-        for name in ("content", "summary", "output")
-        for said in _said(turn.get(name))
-    ]
+    return [(who, said) for turn in turns if isinstance(turn, dict) for who, said in _turn(turn)]
+
+
+def _turn(turn: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    kind = str(turn.get("type", "message"))
+    if kind == "message":
+        yield from ((turn.get("role"), said) for said in _said(turn.get("content")))
+    elif kind.endswith("_output"):
+        yield from (("tool", said) for said in _said(turn.get("output")))
+    elif kind == "reasoning":
+        yield from ((kind, said) for said in _said(turn.get("summary")))
 
 
 def _said(value: Any) -> Iterator[str]:
@@ -256,11 +287,8 @@ def _said(value: Any) -> Iterator[str]:
         for part in value:
             yield from _said(part)
     elif isinstance(value, dict):
-        told = [value[name] for name in ("text", "refusal", "content", "summary") if name in value]
-        if told:
-            yield from _said(told)
-        elif value.get("type") not in ("reasoning", "function_call", "custom_tool_call"):
-            yield "…"  # a picture, say: that it is there
+        told = [value[name] for name in ("text", "refusal", "summary") if name in value]
+        yield from _said(told) if told else ("…",)  # a picture, say: that there is one
 
 
 def _names(tools: Any) -> Any:

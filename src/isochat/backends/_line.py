@@ -48,6 +48,10 @@ class Line:
         """Whether there is an answer to be read, whatever the client made of it."""
         return self.response is not None
 
+    def stumbled(self, error: Exception) -> bool:  # noqa: ARG002 - for a line that can tell
+        """Whether it is the client itself that could not read the answer, and not somebody above who refuses it."""
+        return True
+
     def reply(self, raw: Any = None) -> _wire.Reply:
         """The answer as it was on the wire, once it was read to its end."""
         return reply(self.response, raw)
@@ -110,7 +114,7 @@ def heeding(line: Line) -> Iterator[None]:
         if refusal is not None:
             # What databricks-sdk cannot read it tells with a log of the request; in 0.60 that holds the prompt.
             raise refusal from None if "unable to parse response" in str(error) else error
-        if not line.answered:
+        if not (line.answered and line.stumbled(error)):
             raise
         return
     # A method that swallowed a refusal, as a wrapper around it may.

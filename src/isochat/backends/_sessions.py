@@ -8,7 +8,11 @@ import importlib
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from isochat.backends._http import finite
+from isochat.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -103,6 +107,15 @@ class PerProcess(Generic[C]):
                 self._held = self._make()
             return self._held
 
+    def get_within(self, timeout: float, failed: str) -> C:
+        """`get`, where making one may take minutes: that goes on in a thread that nobody has to wait for.
+
+        Raises `DeadlineExceeded`, with `failed` for what has not been done.
+        """
+        if self._held is not None and self._process == os.getpid():
+            return self._held
+        return _in_time(self.get, timeout, failed)
+
     def _begin_anew(self) -> None:
         """This is a forked child. The parent may have held the lock; its client's sockets are the parent's too."""
         if self._held is not None:
@@ -114,3 +127,23 @@ class PerProcess(Generic[C]):
         held, self._held = self._held, None
         if held is not None and self._process == os.getpid():
             self._close(held)
+
+
+def _in_time(work: Callable[[], C], timeout: float, failed: str) -> C:
+    done: deque[tuple[C | None, BaseException | None]] = deque()
+
+    def run() -> None:
+        try:
+            done.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            done.append((None, error))
+
+    looking = threading.Thread(target=run, name="isochat-session", daemon=True)
+    looking.start()
+    looking.join(finite(timeout))
+    if not done:
+        raise DeadlineExceeded(f"{failed} within {timeout:g} s", timeout=timeout, sent=False)
+    found, error = done[0]
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]

@@ -23,7 +23,7 @@ from isochat.backends._base import EVERYTHING
 from isochat.backends._http import finite, lowered
 from isochat.backends._requests import Line, OnRequests
 from isochat.backends._sessions import PerProcess
-from isochat.errors import ConfigurationError, DeadlineExceeded
+from isochat.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -158,7 +158,7 @@ class MLflowBackend(OnRequests):
         client = self._client.get()
         _lay()
         if self.connection is None:
-            self.connection = _in_time(self._looked_up.get, timeout)
+            self.connection = self._looked_up.get_within(timeout, "MLflow found no login")
         line.path = f"/serving-endpoints/{call.endpoint}/invocations"
         line.login = self.connection.headers(timeout=finite(timeout))
         line.host, line.session = self.connection.host, self._session.get()
@@ -299,27 +299,6 @@ def _login_of(client: Any) -> Connection:
     if creds.token:
         return Connection(creds.host, creds.token, allow_http=True)
     return Connection(creds.host, username=creds.username, password=creds.password, allow_http=True)
-
-
-def _in_time(work: Callable[[], Any], timeout: float) -> Any:
-    """MLflow's look-up may ask the host for minutes: it goes on in a thread that nobody has to wait for."""
-    done: deque[tuple[Any, BaseException | None]] = deque()
-
-    def run() -> None:
-        try:
-            done.append((work(), None))
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-            done.append((None, error))
-
-    looking = threading.Thread(target=run, name="isochat-login", daemon=True)
-    looking.start()
-    looking.join(finite(timeout))
-    if not done:
-        raise DeadlineExceeded(f"MLflow found no login within {timeout:g} s", timeout=timeout, sent=False)
-    found, error = done[0]
-    if error is not None:
-        raise error
-    return found
 
 
 def _nothing(_: Any) -> None:

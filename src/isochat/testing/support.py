@@ -82,6 +82,10 @@ DOORS: Mapping[str, tuple[Door, ...]] = {
         Door("`serving_endpoints.query`", "databricks.sdk.service.serving", "ServingEndpointsAPI.query"),
         Door("`api_client.do`", "databricks.sdk.core", "ApiClient.do", lower=True),
     ),
+    "langchain": tuple(
+        Door(f"`ChatDatabricks.{method}`", "databricks_langchain", f"ChatDatabricks.{method}")
+        for method in ("invoke", "ainvoke", "stream", "astream")
+    ),
     "mlflow": (
         Door("`predict`", "mlflow.deployments.databricks", "DatabricksDeploymentClient.predict"),
         Door("`predict_stream`", "mlflow.deployments.databricks", "DatabricksDeploymentClient.predict_stream"),
