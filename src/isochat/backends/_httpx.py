@@ -56,6 +56,7 @@ class Line(_line.Line):
         self.events: deque[Any] = deque()
         #: Whether a stream has come in to its end.
         self.ended = False
+        self._done = False  # and whether the service has said so
         self._settings = settings or {}
         self._listens = listens
         self._explain = explain
@@ -141,6 +142,7 @@ class Line(_line.Line):
         if self.body is not None and self.body.get("stream") is not True:
             self._bytes.append(read)  # a whole answer was asked for, and the client has made a stream of it
         for event in incoming.feed(read):
+            self._done = self._done or event.data.strip() == b"[DONE]"
             self.events.append(event)
             yield event
 
@@ -149,6 +151,17 @@ class Line(_line.Line):
         for event in incoming.close():
             self.events.append(event)
             yield event
+
+    def unread(self) -> Iterator[bytes]:
+        """What is still to come of a stream that the client has left before its end."""
+        if self.incoming is not None and not self._done:
+            yield from self.incoming
+
+    async def aunread(self) -> AsyncGenerator[bytes, None]:
+        """`unread`, awaited."""
+        if self.incoming is not None and not self._done:
+            async for read in self.incoming:
+                yield read
 
     def taken(self) -> Iterator[Any]:
         """The events that have come since the last time."""

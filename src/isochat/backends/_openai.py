@@ -191,20 +191,15 @@ class OpenAIClient(Backend):
         import openai
 
         self._only_one_if_given()
-        http = openai.DefaultHttpxClient(**self._ways())
+        http = openai.DefaultHttpxClient(**ways(self.connection))
         return openai.OpenAI(http_client=_httpx.watch(keep_deadlines(http)), **self._options())
 
     def _make_async(self) -> Any:
         import openai
 
         self._only_one_if_given()
-        http = openai.DefaultAsyncHttpxClient(**self._ways())
+        http = openai.DefaultAsyncHttpxClient(**ways(self.connection))
         return openai.AsyncOpenAI(http_client=_httpx.watch(http), **self._options())
-
-    def _ways(self) -> dict[str, Any]:
-        # Redirects stay unfollowed: a token goes to its own host only.
-        assert self.connection is not None
-        return {"follow_redirects": False, "mounts": directly(self.connection.host), "verify": trusted()}
 
     def _options(self) -> dict[str, Any]:
         assert self.connection is not None
@@ -229,6 +224,13 @@ class OpenAIClient(Backend):
     async def _aclose_own(self, held: Held) -> None:
         if not self._given:
             await held.client.close()
+
+
+def ways(connection: Connection | None) -> dict[str, Any]:
+    """How a client of ours for a connection reaches its host."""
+    assert connection is not None
+    # Redirects stay unfollowed: a token goes to its own host only.
+    return {"follow_redirects": False, "mounts": directly(connection.host), "verify": trusted()}
 
 
 def not_for_this_host() -> dict[str, Any]:

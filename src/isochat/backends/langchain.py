@@ -21,8 +21,9 @@ from isochat import _responses, _sse, _wire
 from isochat._request import read_messages
 from isochat.backends import _httpx, _line
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import directly, finite
-from isochat.backends._openai import ahold, hold, not_for_this_host
+from isochat.backends._http import finite
+from isochat.backends._line import on
+from isochat.backends._openai import ahold, hold, not_for_this_host, ways
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.backends._workspace import workspace
 from isochat.errors import (
@@ -36,7 +37,7 @@ from isochat.errors import (
 from isochat.transports.deadline import keep_deadlines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from typing import Self
 
     from isochat._connection import Connection
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 _END = object()
 _ENDPOINTS = 100  # whose models are kept
+_DEEPEST = 20  # that anything is bound to a model
 # Of a `ChatDatabricks`; there they stand above what a question says.
 _SETTINGS = ("temperature", "max_tokens", "stop", "n")
 
@@ -140,8 +142,8 @@ class LangChainBackend(Backend):
         messages, keywords = _messages(call), _keywords(model, call)
         try:
             given = _line.call_on(line, lambda: model.runnable.invoke(messages, **keywords))
-            for _ in line.incoming or ():
-                pass  # the model has made a stream of it, for a callback say, and stopped at `[DONE]`
+            for _ in line.unread():
+                pass  # the model has made a stream of it, for a callback say, and stumbled over it
             return self._reply(model, line, given)
         finally:
             line.close()
@@ -154,9 +156,8 @@ class LangChainBackend(Backend):
         messages, keywords = _messages(call), _keywords(model, call)
         try:
             given = await _line.acall_on(line, lambda: model.runnable.ainvoke(messages, **keywords))
-            if line.incoming is not None:
-                async for _ in line.incoming:
-                    pass
+            async for _ in line.aunread():
+                pass
             return self._reply(model, line, given)
         finally:
             await line.aclose()
@@ -166,16 +167,19 @@ class LangChainBackend(Backend):
         models = self._ready(timeout)
         model, line = self._begun(models, call, timeout)
         line.login = self._login(models, timeout)
-        chunks = model.runnable.stream(_messages(call), **_keywords(model, call))
+        messages, keywords = _messages(call), _keywords(model, call)
         hearing = _Hearing(model, line)
+        chunks: Any = None
         try:
-            with closing(chunks):
-                while hearing.goes_on(chunk := _line.call_on(line, lambda: next(chunks, _END))):
-                    yield from hearing.taken(chunk)
+            chunks = _line.call_on(line, lambda: iter(model.runnable.stream(messages, **keywords)))
+            while hearing.goes_on(chunk := _line.call_on(line, lambda: next(chunks, _END))):
+                yield from hearing.taken(chunk)
             for _ in hearing.rest():
                 yield from line.taken()
             yield from hearing.end()
         finally:
+            with on(line):
+                getattr(chunks, "close", _nothing)()
             line.close()
 
     async def astream(self, call: dict[str, Any], timeout: float) -> AsyncGenerator[Any, None]:
@@ -183,20 +187,22 @@ class LangChainBackend(Backend):
         models = await self._async_models.get()
         model, line = self._begun(models, call, timeout)
         line.login = await self._alogin(models, timeout)
-        chunks = model.runnable.astream(_messages(call), **_keywords(model, call))
+        messages, keywords = _messages(call), _keywords(model, call)
         hearing = _Hearing(model, line)
+        chunks: Any = None
         try:
-            async with aclosing(chunks):
-                while hearing.goes_on(chunk := await _line.acall_on(line, lambda: anext(chunks, _END))):
-                    for event in hearing.taken(chunk):
-                        yield event
-            if (rest := hearing.rest()) != ():
-                async for _ in rest:
-                    for event in line.taken():
-                        yield event
+            chunks = _line.call_on(line, lambda: aiter(model.runnable.astream(messages, **keywords)))
+            while hearing.goes_on(chunk := await _line.acall_on(line, lambda: anext(chunks, _END))):
+                for event in hearing.taken(chunk):
+                    yield event
+            async for _ in hearing.arest():
+                for event in line.taken():
+                    yield event
             for event in hearing.end():
                 yield event
         finally:
+            with on(line):
+                await getattr(chunks, "aclose", _anothing)()
             await line.aclose()
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
@@ -222,7 +228,8 @@ class LangChainBackend(Backend):
         await self._async_models.aclose()
 
     def __repr__(self) -> str:
-        return f"LangChainBackend({repr(self.connection) if self._llm is None else 'an llm of yours'})"
+        responses = ", use_responses_api=True" if self._speaks_responses else ""
+        return f"LangChainBackend({repr(self.connection) if self._llm is None else 'an llm of yours'}{responses})"
 
     # ── one attempt ──
 
@@ -258,10 +265,10 @@ class LangChainBackend(Backend):
         if given is None or not model.is_yours:
             return reply
         try:
-            answer = self.decode(reply)
+            answer, message = self.decode(reply), _message_in(given)
         except ChatError:
             return reply
-        if _alike(_message_in(given), answer.message):
+        if _alike(message, answer.message) or (given.content and not message.parts):  # of an agent: messages in one
             return reply
         said = {**answer.to_dict(), "choices": _completion(given)["choices"]}
         return _wire.Reply(reply.status, {**reply.headers, "content-type": ""}, _wire.to_bytes(said), given)
@@ -276,8 +283,7 @@ class LangChainBackend(Backend):
         openai: Any = import_module("openai")
         client = self._client("DatabricksOpenAI")
         client._client.close()  # noqa: SLF001 - it takes none from outside
-        # Redirects stay unfollowed: a token goes to its own host only.
-        http = openai.DefaultHttpxClient(follow_redirects=False, mounts=directly())
+        http = openai.DefaultHttpxClient(**ways(self.connection))
         client._client = _httpx.watch(keep_deadlines(http))  # noqa: SLF001 - as above
         return self._ours("client", client)
 
@@ -287,7 +293,7 @@ class LangChainBackend(Backend):
             return self._yours(held.client, held.login)
         openai: Any = import_module("openai")
         client = self._client("AsyncDatabricksOpenAI")
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, mounts=directly())
+        http = openai.DefaultAsyncHttpxClient(**ways(self.connection))
         client._client = _httpx.watch(http)  # noqa: SLF001 - as above; the one before has opened nothing
         return self._ours("async_client", client)
 
@@ -310,11 +316,11 @@ class LangChainBackend(Backend):
 
     def _yours(self, client: Any, login: Connection | None) -> _Models:
         bound: dict[str, Any] = {}
-        found = self._llm
-        while hasattr(found, "bound"):
+        chat, found = _chat_in(self._llm), self._llm
+        while found is not chat:
             bound = {**found.kwargs, **bound}  # what is bound last stands above
             found = found.bound
-        model = _Model(self._llm, found, bound)
+        model = _Model(self._llm, chat, bound)
         return _Models(lambda _: model, client, login)
 
     def _close_own(self, models: _Models) -> None:
@@ -380,7 +386,9 @@ class _OverResponses(LangChainBackend):
 def _chat_in(llm: Any) -> Any:
     """The `ChatDatabricks` in what was handed in, through whatever is bound around it."""
     found = llm
-    while hasattr(found, "bound"):
+    for _ in range(_DEEPEST):
+        if not hasattr(found, "bound"):
+            break
         found = found.bound
     if not any(cls.__name__ == "ChatDatabricks" for cls in type(found).__mro__):
         raise ConfigurationError(
@@ -505,16 +513,26 @@ class _Hearing:
         else:  # of a cache, where the model is told not to stream
             yield _wire.Reply(_wire.OK, {}, _wire.to_bytes(_completion(chunk)), chunk)
 
-    def rest(self) -> Any:
+    def rest(self) -> Iterable[Any]:
         """What is still to be read when the model is through, at `[DONE]` or at something that it could not read."""
-        heard_enough = self._yours and self._over
-        return () if self._line.incoming is None or heard_enough else self._line.incoming
+        return () if self._heard_enough or self._line.incoming is None else self._line.incoming
+
+    async def arest(self) -> AsyncGenerator[Any, None]:
+        """`rest`, awaited."""
+        if not self._heard_enough and self._line.incoming is not None:
+            async for read in self._line.incoming:
+                yield read
+
+    @property
+    def _heard_enough(self) -> bool:
+        """Whether your subclass has ended it, at the service's end or before."""
+        return self._yours and self._over
 
     def end(self) -> Iterator[Any]:
         """The last events."""
         yield from self._line.taken()
         self._fail()
-        if self._line.response is None or (self._yours and self._over and not self._line.ended):
+        if self._line.response is None or (self._heard_enough and not self._line.ended):
             yield _sse.Event(b"[DONE]")  # the model's word for it: a cache's, or a subclass's that has heard enough
         elif self._line.incoming is None:
             yield self._line.reply()
@@ -652,3 +670,11 @@ def _usage_in(given: Any) -> dict[str, Any] | None:
         "completion_tokens_details": None if thought is None else {"reasoning_tokens": thought},
     }
     return {name: count for name, count in usage.items() if count is not None} or None
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _anothing() -> None:
+    pass
