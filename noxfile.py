@@ -9,6 +9,7 @@
 | `extras` | Does each extra work alone, with nothing else installed, and does all that is absent say how to get it? |
 | `lowest` | Do the backends work with the lowest versions that pyproject.toml allows? |
 | `dist` | Do the built files hold what they should, and does the wheel pass the tests with no source beside it? |
+| `fuzz` | Does it still hold in 10,000 cases of each kind, made by chance? Not run by default. |
 | `coverage` | Which lines did no test reach? Not run by default. |
 | `audit` | Has anything that is installed a known weakness? Not run by default: it asks the network. |
 
@@ -202,6 +203,18 @@ def lowest(session: nox.Session) -> None:
     files = ["tests/backends", "tests/local/test_sql.py", "tests/test_cli.py"]
     arguments = ["-n", "2", "-k", " or ".join(f"({name})" for name in tested), *files, *session.posargs]
     session.run("pytest", *arguments, env=required(f"[{','.join(asked)}]"))
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Run what is made by chance 10,000 times over: replies, streams through every client, orders of doing things."""
+    session.install(*CLIENTS["openai 3"], *group("test"), *group("test-shapes"))
+    made_by_chance = ("tests/test_properties.py", "tests/test_machines.py", "tests/faults/test_streams.py")
+    # However long a case takes: a run that hangs is shown by the tests that everybody runs.
+    session.run(
+        *("pytest", "-n", "2", "-o", "faulthandler_timeout=0", *(session.posargs or made_by_chance)),
+        env={"ISOCHAT_EXAMPLES": os.environ.get("ISOCHAT_EXAMPLES", "10000")},
+    )
 
 
 @nox.session(default=False)

@@ -301,6 +301,27 @@ def test_a_refused_token_is_renewed_once(clock: Clock) -> None:
     assert [1] == asked
 
 
+def test_a_token_is_not_renewed_when_the_time_is_over(clock: Clock) -> None:
+    """The refusal is told as it is. Found by `tests/test_machines.py`."""
+    tries = Tries(Retry(), 5, renew=lambda: pytest.fail("renewed"), now=clock)
+    clock.seconds += 5
+    with pytest.raises(AuthenticationFailed):
+        tries.wait(refused())
+
+
+def test_an_error_leads_back_to_the_attempt_before(clock: Clock) -> None:
+    """Where no exception of a client's is its cause already."""
+    tries = Tries(Retry(), now=clock)
+    first, second, third, client = limited(), limited(), limited(), OSError()
+    second.__cause__ = client
+    tries.wait(first)
+    tries.wait(second)
+    with pytest.raises(RateLimited):
+        tries.wait(third)
+
+    assert (None, client, second) == (first.__cause__, second.__cause__, third.__cause__)
+
+
 def test_a_token_that_cannot_be_renewed_is_not_tried_again(clock: Clock) -> None:
     """The same token would be refused again."""
     assert [] == waits(Tries(Retry(), renew=lambda: False, now=clock), refused)

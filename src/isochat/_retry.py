@@ -170,7 +170,7 @@ class Tries:
         if len(self.attempts) + 1 >= self._retry.attempts:
             return None
         if isinstance(error, AuthenticationFailed):
-            return 0.0 if self._renewed() else None
+            return 0.0 if self.elapsed() < self._timeout and self._renewed() else None
         if not error.transient:
             return None
         if isinstance(error, ConnectionFailed) and error.sent is not False and not self._retry.resend:

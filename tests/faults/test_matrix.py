@@ -105,11 +105,13 @@ class Tokens:
 
 
 def made(name: str, connection: Connection) -> Backend:
-    """A session of its own."""
+    """A session of its own, its client imported: that takes seconds, and is no part of a question's time."""
     try:
-        return load(name)(connection)
+        backend = load(name)(connection)
     except BackendNotInstalled as missing:
         pytest.skip(str(missing))
+    backend.warm()
+    return backend
 
 
 # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────────

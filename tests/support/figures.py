@@ -65,7 +65,7 @@ def told(found: list[Cell]) -> list[str]:
     kept = Counter((cell.backend, cell.mode) for cell in found if cell.became in _KEPT)
     broken = became["failed"] + became["error"] + became["xpassed"]
     lines = [
-        f"{_size()}: {whole.total()} cells, {ran.total()} of them in this run",
+        f"{size()}: {whole.total()} cells, {ran.total()} of them in this run",
         f"{kept.total()} as promised, {broken} not, {became['xfailed']} known to depart, {became['skipped']} not run",
         f"{'':32}" + "".join(f"{mode:>14}" for mode in MODES),
     ]
@@ -91,7 +91,7 @@ def table(found: list[Cell]) -> str:
     kept = Counter((cell.backend, cell.mode) for cell in found if cell.became in _KEPT)
     whole = expected()
     lines = [
-        f"{_size()}: {whole.total()} cells, and {kept.total()} ended as promised.",
+        f"{size()}: {whole.total()} cells, and {kept.total()} ended as promised.",
         "",
         f"| cells as promised | {' | '.join(MODES)} |",
         f"|---|{'---|' * len(MODES)}",
@@ -105,7 +105,8 @@ def table(found: list[Cell]) -> str:
     return "\n".join([*lines, "", _circumstances(), ""])
 
 
-def _size() -> str:
+def size() -> str:
+    """How large the matrix is, in words."""
     general = f"{len(FAULTS)} faults x {len(BUILT_IN)} backends x {len(MODES)} modes"
     return f"{general}, and {len(BEHIND)} x 2 behind a warehouse"
 

@@ -243,11 +243,11 @@ class Responses(Chat):
     done = b""
 
     def whole(self, text: str, **also: Any) -> bytes:
-        return json_bytes({**self._response("completed", text), **also})
+        return json_bytes({**self.response("completed", [self._item(text)]), **also})
 
     def opening(self) -> bytes:
         item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        return named(type="response.created", response=self._response("in_progress", None)) + named(
+        return named(type="response.created", response=self.response("in_progress", [])) + named(
             type="response.output_item.added", output_index=0, item=item
         )
 
@@ -257,7 +257,7 @@ class Responses(Chat):
     def ending(self, text: str) -> bytes:
         item = self._item(text)
         return named(type="response.output_item.done", output_index=0, item=item) + named(
-            type="response.completed", response=self._response("completed", text)
+            type="response.completed", response=self.response("completed", [item])
         )
 
     @staticmethod
@@ -265,8 +265,9 @@ class Responses(Chat):
         part = {"type": "output_text", "text": text, "annotations": []}
         return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
 
-    def _response(self, status: str, text: str | None) -> dict[str, Any]:
-        output = [] if text is None else [self._item(text)]
+    @staticmethod
+    def response(status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object that holds a whole answer."""
         about = {"id": "resp_1", "object": "response", "created_at": 1_700_000_000, "model": "m"}
         return {**about, "status": status, "output": output}
 
