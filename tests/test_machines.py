@@ -41,11 +41,14 @@ orders = settings(
 
 # ── the decoders ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-READS = st.sampled_from(
-    [b"", b"\n", b"\r", b"\r\n", b"\n\n", b"data", b":", b" ", b"data: ", b"data:x", b"event: ", b"event: error\n",
-     b": ping\n\n", b"id: 1\n", b"{", b"<", b"a", b"\xef\xbb\xbf", b"\xef", b"\xbb\xbf", b"\xff", b"data: [DONE]\n\n",
-     "\u2028".encode()]
-) | st.binary(max_size=6)  # fmt: skip
+FIELDS = st.sampled_from(
+    [b"data: a", b"data:b", b"data", b"event: error", b"event:", b": ping", b"id: 1", b"\xef\xbb\xbfdata: c"]
+)
+LINE_ENDS = st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n"])
+PIECES = st.sampled_from(
+    [b"", b"da", b"ta", b":", b" ", b"{", b"<", b"\n{", b" <", b"\xef\xbb\xbf", b"\xef", b"\xbb\xbf", b"\xff"]
+)
+READS = FIELDS | LINE_ENDS | PIECES | st.binary(max_size=6)
 
 
 def standard(body: bytes, *, closed: bool) -> list[Event]:
@@ -84,6 +87,12 @@ class Decoding(RuleBasedStateMachine):
     def feed(self, read: bytes) -> None:
         self.read += read
         self.events += self.decoder.feed(read)
+
+    @rule(field=FIELDS, end=LINE_ENDS)
+    def feed_line_by_line(self, field: bytes, end: bytes) -> None:
+        self.feed(field)
+        for place in range(len(end)):
+            self.feed(end[place : place + 1])
 
     @invariant()
     def as_the_standard_says(self) -> None:
