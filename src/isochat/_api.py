@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -30,6 +31,16 @@ _kept: dict[tuple[str, Hashable], Backend] = {}
 _homes: WeakKeyDictionary[_config.Settings, Backend] = WeakKeyDictionary()  # the way from remembered settings to those
 _kept_lock = threading.Lock()
 _FRESH: Final = 1.0  # seconds for which asyncio's callers do not look at the configuration files again
+
+
+def _after_fork() -> None:
+    """A thread that the child does not have may have held the lock."""
+    global _kept_lock  # noqa: PLW0603 - it is the module's
+    _kept_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @overload

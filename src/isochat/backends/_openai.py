@@ -27,7 +27,7 @@ from isochat.backends._base import Backend
 from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError, ServiceError
-from isochat.transports.deadline import keep_deadlines
+from isochat.transports.deadline import close_at_exit, keep_deadlines
 from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ class OpenAIClient(Backend):
         import openai
 
         self._only_one_if_given()
-        http = openai.DefaultHttpxClient(**ways(self.connection))
-        return openai.OpenAI(http_client=_httpx.watch(keep_deadlines(http)), **self._options())
+        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways(self.connection))))
+        return openai.OpenAI(http_client=_httpx.watch(http), **self._options())
 
     def _make_async(self) -> Any:
         import openai

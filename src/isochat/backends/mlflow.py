@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -187,6 +188,16 @@ def _events(line: _Line, chunks: Iterator[Any]) -> Generator[Any, None, None]:
 # ── beneath MLflow ───────────────────────────────────────────────────────────────────────────────────────────────
 
 _laying = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A thread that the child does not have may have held the lock."""
+    global _laying  # noqa: PLW0603 - it is the module's
+    _laying = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _lay() -> None:

@@ -11,7 +11,7 @@ from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
 from isochat.backends._sessions import PerLoop, PerProcess
-from isochat.transports.deadline import keep_deadlines
+from isochat.transports.deadline import close_at_exit, keep_deadlines
 from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RestBackend(Backend):
 def _client(host: str) -> Any:
     import httpx2
 
-    return keep_deadlines(httpx2.Client(**_options(httpx2, host)))
+    return close_at_exit(keep_deadlines(httpx2.Client(**_options(httpx2, host))))
 
 
 def _async_client(host: str) -> Any:

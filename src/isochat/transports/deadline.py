@@ -9,8 +9,10 @@ cancels the read itself.
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
+import weakref
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -78,13 +80,36 @@ def keep_deadlines(client: Any) -> Any:
     gone, the client keeps its per-read timeouts, and `test_nothing_outlives_its_deadline` fails for a server that
     drips.
     """
-    mounts = getattr(client, "_mounts", {})
-    for transport in (getattr(client, "_transport", None), *mounts.values()):
-        pool = getattr(transport, "_pool", None)
+    for pool in _pools(client):
         backend = getattr(pool, "_network_backend", None)
         if backend is not None and not isinstance(backend, _Network):
-            pool._network_backend = _Network(backend)  # type: ignore[union-attr]  # noqa: SLF001
+            pool._network_backend = _Network(backend)  # noqa: SLF001
     return client
+
+
+def close_at_exit(client: Any) -> Any:
+    """Have what is idle of a blocking httpx or httpx2 client closed when the process ends, or nobody holds it any more.
+
+    urllib3 does so of itself; here each would be an unclosed socket to be warned of. What a thread still waits for is
+    left to it. Gives the client back.
+    """
+    weakref.finalize(client, _close_idle, _pools(client), os.getpid())
+    return client
+
+
+def _close_idle(pools: list[Any], process: int) -> None:
+    if process != os.getpid():
+        return  # they are the parent's
+    for pool in pools:
+        for connection in list(getattr(pool, "connections", ())):
+            if connection.is_idle():
+                connection.close()
+
+
+def _pools(client: Any) -> list[Any]:
+    transports = (getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values())
+    pools = [getattr(transport, "_pool", None) for transport in transports]
+    return [pool for pool in pools if pool is not None]
 
 
 def sooner(timeout: float | None) -> float | None:
