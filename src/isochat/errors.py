@@ -123,7 +123,7 @@ def _restore(cls: type[ChatError], args: tuple[Any, ...], state: dict[str, Any])
 class ConfigurationError(ChatError, ValueError):
     """A setting is missing, contradicts another one, or stands in a file that cannot be read."""
 
-    sent = False
+    sent: bool | None = False
 
 
 class InvalidRequest(ChatError, ValueError):
@@ -132,7 +132,7 @@ class InvalidRequest(ChatError, ValueError):
     `path` is where: `messages[1].content[0].type`, `temperature`, `tools[0].function.name`.
     """
 
-    sent = False
+    sent: bool | None = False
 
     def __init__(self, message: str, *, path: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{path}: {message}" if path else message, hint=hint)
@@ -142,7 +142,7 @@ class InvalidRequest(ChatError, ValueError):
 class UnsupportedOption(ChatError, ValueError):
     """The chosen backend cannot carry `option`; nothing was sent. `carried_by` names the backends that can."""
 
-    sent = False
+    sent: bool | None = False
 
     def __init__(self, message: str, *, option: str, carried_by: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -153,7 +153,7 @@ class UnsupportedOption(ChatError, ValueError):
 class BackendNotFound(ChatError, LookupError):
     """No backend has that name. `nearest` are the names that come close."""
 
-    sent = False
+    sent: bool | None = False
 
     def __init__(self, message: str, *, nearest: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -163,7 +163,7 @@ class BackendNotFound(ChatError, LookupError):
 class BackendNotInstalled(ChatError, ImportError):
     """The backend is there but the client it drives is not. `install` is the line that installs it."""
 
-    sent = False
+    sent: bool | None = False
 
     def __init__(self, message: str, *, install: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint or f"Install it with: {install}")
@@ -178,7 +178,7 @@ class ServiceError(ChatError):
     as it came (parsed if it was JSON, else text). Each is None if the service did not say.
     """
 
-    sent = True
+    sent: bool | None = True
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class MalformedReply(ChatError):
     `body` is what it was (parsed if it was JSON), `status` its status, `path` the place in it if there is one.
     """
 
-    sent = True
+    sent: bool | None = True
 
     def __init__(
         self,
@@ -291,7 +291,7 @@ class StreamInterrupted(ChatError):
     one (a `ServiceError`), else None. `__cause__` is what broke.
     """
 
-    sent = True
+    sent: bool | None = True
 
     def __init__(
         self,

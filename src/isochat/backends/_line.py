@@ -35,7 +35,7 @@ class Line:
         self.response: Any = None
         #: What went wrong with the connection.
         self.failure: Exception | None = None
-        self.begun = False
+        self.begun: bool = False
 
     def begin(self) -> None:
         """The question is about to be sent."""

@@ -119,7 +119,7 @@ class LangChainBackend(Backend):
             super().__init__(connection)
         elif connection is None:
             self.connection = None  # until a login is found on it
-            self.endpoint = str(_chat_in(llm).model)
+            self.endpoint: str | None = str(_chat_in(llm).model)
         else:
             raise ConfigurationError("an llm has a host and a login of its own; leave out the connection")
         self._models: PerProcess[_Models] = PerProcess(self._make, self._close_own)
