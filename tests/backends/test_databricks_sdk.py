@@ -128,13 +128,16 @@ def test_what_query_cannot_say_goes_through_do(
     assert "databricks-sdk-py" in local.questions[0].headers["user-agent"]
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
     ("messages", "options"),
     [
         ([{"role": "user", "content": "Hi", "name": "me"}], {}),
         ([{"role": "tool", "content": "Rain.", "tool_call_id": "1"}], {}),
         ([{"role": "developer", "content": "Be brief."}], {}),
-        ([{"role": "assistant", "content": None}, {"role": "user", "content": "Hi"}], {}),
+        ([{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "user", "content": "Hi"}], {}),
         ("Hi", {"stop": "END"}),
         ("Hi", {"extra_body": {"max_tokens": None}}),
     ],

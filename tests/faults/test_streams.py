@@ -201,13 +201,12 @@ def responses(draw: st.DrawFn) -> Telling:
             stretch, item = "response.function_call_arguments.delta", {**opened, "arguments": said}
             opened = {**opened, "arguments": ""}
         telling.events.append(named(type="response.output_item.added", output_index=place, item=opened))
+        telling.begun = True
         if kind == "call":
             telling.calls[len(telling.calls)] = stretches
-            telling.begun = True
         for part in stretches:
             telling.events.append(named(type=stretch, **one, delta=part))
             telling.events += draw(st.lists(noise, max_size=1))
-            telling.begun = True
             if kind == "message":
                 telling.texts[0] = telling.texts.get(0, "") + part
         if draw(st.booleans()):

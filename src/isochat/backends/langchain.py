@@ -34,7 +34,7 @@ from isochat.errors import (
     ServiceError,
     UnsupportedOption,
 )
-from isochat.transports.deadline import keep_deadlines
+from isochat.transports.deadline import close_at_exit, keep_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
@@ -281,10 +281,10 @@ class LangChainBackend(Backend):
             held = hold(_chat_in(self._llm).client)
             return self._yours(held.client, held.login)
         openai: Any = import_module("openai")
+        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways(self.connection))))
         client = self._client("DatabricksOpenAI")
         client._client.close()  # noqa: SLF001 - it takes none from outside
-        http = openai.DefaultHttpxClient(**ways(self.connection))
-        client._client = _httpx.watch(keep_deadlines(http))  # noqa: SLF001 - as above
+        client._client = _httpx.watch(http)  # noqa: SLF001 - as above
         return self._ours("client", client)
 
     def _make_async(self) -> _Models:
@@ -292,8 +292,8 @@ class LangChainBackend(Backend):
             held = ahold(_chat_in(self._llm).async_client)
             return self._yours(held.client, held.login)
         openai: Any = import_module("openai")
-        client = self._client("AsyncDatabricksOpenAI")
         http = openai.DefaultAsyncHttpxClient(**ways(self.connection))
+        client = self._client("AsyncDatabricksOpenAI")
         client._client = _httpx.watch(http)  # noqa: SLF001 - as above; the one before has opened nothing
         return self._ours("async_client", client)
 
