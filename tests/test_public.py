@@ -45,6 +45,7 @@ LAYERS = [
     ["transports"],
     ["backends._http", "backends._line", "backends._sessions", "backends._worker"],
     ["backends._base"],
+    ["backends._over_responses"],
     ["backends"],
     ["_stream", "_api"],
     ["compare", "testing", "_cli", "_demo"],

@@ -12,18 +12,18 @@ import copy
 import functools
 import inspect
 import json
-from contextlib import aclosing, closing
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from isochat import _responses, _sse, _wire
+from isochat import _sse, _wire
 from isochat._request import read_messages
 from isochat.backends import _httpx, _line
 from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._http import finite
 from isochat.backends._line import on
 from isochat.backends._openai import ahold, hold, not_for_this_host, ways
+from isochat.backends._over_responses import OverResponses
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.backends._workspace import workspace
 from isochat.errors import (
@@ -332,11 +332,8 @@ class LangChainBackend(Backend):
             await models.client.close()
 
 
-class _OverResponses(LangChainBackend):
+class _OverResponses(OverResponses, LangChainBackend):
     """The same, to `/serving-endpoints/responses`."""
-
-    carries: ClassVar[frozenset[str]] = _responses.CARRIES
-    route: ClassVar[str] = "/serving-endpoints/responses"
 
     _path: ClassVar[str] = "/responses"
     _speaks_responses: ClassVar[bool] = True
@@ -349,38 +346,6 @@ class _OverResponses(LangChainBackend):
         except UnsupportedOption as error:
             error.hint = error.hint or "The Responses API has no place for it; without use_responses_api there is one."
             raise
-
-    @classmethod
-    def render(cls, request: ChatRequest) -> dict[str, Any]:
-        """The body, the endpoint's name in it."""
-        return {"model": request.endpoint, **_responses.request_to_json(request)}
-
-    def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
-        """Stream from the model, and give the events beneath, each with the stream that it belongs to."""
-        with closing(super().stream(call, timeout)) as events:
-            yield from _responses.unfolding(events)
-
-    async def astream(self, call: dict[str, Any], timeout: float) -> AsyncGenerator[Any, None]:
-        """`stream`, awaited."""
-        following = _responses.Following()
-        async with aclosing(super().astream(call, timeout)) as events:
-            async for event in events:
-                for step in following.steps(event):
-                    yield step
-        for step in following.end():
-            yield step
-
-    def decode(self, reply: _wire.Reply) -> ChatResponse:
-        """Read the reply."""
-        return _responses.decode_reply(reply)
-
-    def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
-        """Read the event."""
-        return _responses.decode_event(event)
-
-    def _explained(self, refusal: ServiceError) -> ServiceError:
-        """A model that has no Responses API is told from a question that was said wrongly."""
-        return _responses.explained(refusal)
 
 
 def _chat_in(llm: Any) -> Any:

@@ -6,18 +6,10 @@ only there. What is called, how it is timed and how it fails is as in the `opena
 
 from __future__ import annotations
 
-from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from isochat import _responses
 from isochat.backends._openai import OpenAIClient
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
-
-    from isochat import _wire
-    from isochat._types import ChatChunk, ChatRequest, ChatResponse
-    from isochat.errors import ServiceError
+from isochat.backends._over_responses import OverResponses
 
 #: What `create` has keywords for, in both majors, of all that a question may hold; the rest goes in its `extra_body`.
 #: tests/backends/test_openai_responses.py holds this against the signature of the client that is installed.
@@ -56,7 +48,7 @@ KEYWORDS = frozenset(
 )
 
 
-class OpenAIResponsesBackend(OpenAIClient):
+class OpenAIResponsesBackend(OverResponses, OpenAIClient):
     """The OpenAI client, to `/serving-endpoints/responses`.
 
     `client` and `async_client` may be ready clients of yours, as with the `openai` backend. Nothing is kept by the
@@ -65,45 +57,11 @@ class OpenAIResponsesBackend(OpenAIClient):
     """
 
     name: ClassVar[str] = "openai-responses"
-    carries: ClassVar[frozenset[str]] = _responses.CARRIES
     drives: ClassVar[str] = "openai 2 or 3, responses.create"
-    route: ClassVar[str] = "/serving-endpoints/responses"
 
     _resources: ClassVar[str] = "openai.resources.responses"
     _answer: ClassVar[str] = "openai.types.responses:Response"
     _keywords: ClassVar[frozenset[str]] = KEYWORDS
-
-    @classmethod
-    def render(cls, request: ChatRequest) -> dict[str, Any]:
-        """The body, the endpoint's name in it."""
-        return {"model": request.endpoint, **_responses.request_to_json(request)}
-
-    def stream(self, call: dict[str, Any], timeout: float) -> Generator[Any, None, None]:
-        """Create the response and give its events as they come, each with the stream that it belongs to."""
-        with closing(super().stream(call, timeout)) as events:
-            yield from _responses.unfolding(events)
-
-    async def astream(self, call: dict[str, Any], timeout: float) -> AsyncGenerator[Any, None]:
-        """`stream`, awaited."""
-        following = _responses.Following()
-        async with aclosing(super().astream(call, timeout)) as events:
-            async for event in events:
-                for step in following.steps(event):
-                    yield step
-        for step in following.end():
-            yield step
-
-    def decode(self, reply: _wire.Reply) -> ChatResponse:
-        """Read the reply."""
-        return _responses.decode_reply(reply)
-
-    def decode_event(self, event: Any) -> ChatChunk | _wire.Done | None:
-        """Read the event."""
-        return _responses.decode_event(event)
-
-    def _explained(self, refusal: ServiceError) -> ServiceError:
-        """A model that has no Responses API is told from a question that was said wrongly."""
-        return _responses.explained(refusal)
 
     def _resource(self, client: Any) -> Any:
         return client.responses
