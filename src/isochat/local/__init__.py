@@ -20,6 +20,7 @@ from isochat.local._families import FAMILIES, Endpoint, Family, endpoints
 from isochat.local._faults import Fault
 from isochat.local._quirks import QUIRKS, Quirk
 from isochat.local._received import Received
+from isochat.local._recorder import Door, Exchange, Recorder, Scrubber
 from isochat.local._schema import instance
 from isochat.local._script import Script, ScriptError
 from isochat.local._surfaces import statement, tables
@@ -27,14 +28,18 @@ from isochat.local._surfaces import statement, tables
 __all__ = [
     "FAMILIES",
     "QUIRKS",
+    "Door",
     "Endpoint",
+    "Exchange",
     "Family",
     "Fault",
     "LocalEndpoint",
     "Quirk",
     "Received",
+    "Recorder",
     "Script",
     "ScriptError",
+    "Scrubber",
     "endpoints",
     "instance",
     "serve",

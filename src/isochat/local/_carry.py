@@ -20,7 +20,7 @@ from isochat.local._faults import Fault
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-__all__ = ["Reply", "carry", "event"]
+__all__ = ["Reply", "carry", "event", "reset"]
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ async def carry(request: web.BaseRequest, reply: Reply, fault: Fault | None = No
     if fault.stall and fault.after is None:
         await asyncio.sleep(fault.stall)
     if fault.reset is True:
-        return _reset(request)
+        return reset(request)
     reply.headers.update({name.lower(): value for name, value in fault.headers.items()})
     if fault.retry_after is not None:
         reply.headers["retry-after"] = str(fault.retry_after)
@@ -90,7 +90,7 @@ async def _interrupted(
     if fault.stall and fault.after == sent:
         await asyncio.sleep(fault.stall)
     if fault.reset is not False and fault.reset == sent:
-        _reset(request)
+        reset(request)
         return True
     if fault.drop_after == sent:
         _hang_up(request)
@@ -117,7 +117,7 @@ async def _carry_body(request: web.BaseRequest, reply: Reply, fault: Fault) -> w
         if fault.stall and fault.after == start:
             await asyncio.sleep(fault.stall)
         if fault.reset is not False and fault.reset == start:
-            return _reset(request)
+            return reset(request)
         if fault.drop_after == start:
             _hang_up(request)
             return response
@@ -137,7 +137,7 @@ def _segments(length: int, fault: Fault) -> Iterable[tuple[int, int]]:
     return zip(ordered, [*ordered[1:], length], strict=True)
 
 
-def _reset(request: web.BaseRequest) -> web.Response:
+def reset(request: web.BaseRequest) -> web.Response:
     """Close with RST, not FIN: what was not read yet is lost to the client."""
     transport = request.transport
     if transport is not None:

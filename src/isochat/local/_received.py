@@ -50,11 +50,11 @@ class Headers(Mapping[str, str]):
 
 
 def masked(name: str, value: str) -> str:
-    """A header's value, a secret's with only its scheme left."""
+    """A header's value; of a secret only the scheme of an Authorization is left."""
     if name.lower() not in _SECRET:
         return value
     scheme, space, _ = value.partition(" ")
-    return f"{scheme} ***" if space else "***"
+    return f"{scheme} ***" if space and name.lower().endswith("authorization") else "***"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,10 @@ import importlib.util
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from isochat.local._server import Service
 
 __all__ = ["Running"]
 
@@ -21,6 +19,13 @@ MOST = 2000
 #: Seconds that a connection may go without a request: longer than a client keeps one that it means to use again.
 IDLE = 90.0
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Service(Protocol):
+    """What is served: it answers requests, and holds something that is to be closed at the end."""
+
+    async def handle(self, request: Any) -> Any: ...
+    async def close(self) -> None: ...
 
 
 class Running:
@@ -39,6 +44,8 @@ class Running:
         self._stop: asyncio.Event | None = None
         #: The connections that are open, each with the time since which nothing is being answered on it.
         self._transports: dict[asyncio.Transport, float | None] = {}
+        self._server: Any = None
+        self._listening: list[asyncio.Server] = []
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"isochat-local-{self.port}", daemon=True)
 
@@ -52,6 +59,15 @@ class Running:
         if self._failed is not None:
             self._thread.join()
             raise self._failed
+
+    def listen(self, bind: str) -> int:
+        """Listen on one more port, of the system's choice; gives the port."""
+        assert self._loop is not None
+        sock = _listening(bind, 0)
+        opened = asyncio.run_coroutine_threadsafe(self._loop.create_server(self._server, sock=sock), self._loop)
+        self._listening.append(opened.result())
+        port: int = sock.getsockname()[1]
+        return port
 
     def stop(self) -> None:
         if os.getpid() != self._pid:  # a forked child has the socket but not the thread
@@ -84,15 +100,16 @@ class Running:
                 if request.transport in transports:
                     transports[request.transport] = clock()
 
-        server = counted(handle, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
-        listening = await self._loop.create_server(server, sock=self._socket)
+        server = self._server = counted(handle, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
+        self._listening.append(await self._loop.create_server(server, sock=self._socket))
         leaving = asyncio.ensure_future(_let_go_of_the_idle(transports))
         self._ready.set()
         try:
             await self._stop.wait()
         finally:
             leaving.cancel()
-            listening.close()
+            for listening in self._listening:
+                listening.close()
             for transport in list(transports):  # the loss of its connection cancels a handler, however long it stalls
                 transport.abort()
             for _ in range(100):  # each turn lets a transport's connection_lost run
@@ -100,8 +117,7 @@ class Running:
                     break
                 await asyncio.sleep(0)
             await server.shutdown(1.0)
-            if service.upstream is not None:
-                await service.upstream.close()
+            await service.close()
 
 
 async def _let_go_of_the_idle(transports: dict[asyncio.Transport, float | None]) -> None:

@@ -123,6 +123,11 @@ class Service:
                 return web.Response(status=500)
             return await self._send(request, _error(500, "INTERNAL_ERROR", f"The local endpoint failed: {why!r}"))
 
+    async def close(self) -> None:
+        """Close the connections to the upstream."""
+        if self.upstream is not None:
+            await self.upstream.close()
+
     def _host_is_mine(self, host: str) -> bool:
         """Loopback by name, so that no web page can reach the endpoint through a name of its own (DNS rebinding)."""
         name = (host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]).lower()
