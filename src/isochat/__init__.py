@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from isochat._api import close as close
     from isochat._api import query_chat as query_chat
     from isochat._api import render as render
+    from isochat._compare import Asking as Asking
+    from isochat._compare import Comparison as Comparison
+    from isochat._compare import compare as compare
     from isochat._connection import Connection as Connection
+    from isochat._difference import Difference as Difference
     from isochat._events import ChatEvent as ChatEvent
     from isochat._request import ChatOptions as ChatOptions
     from isochat._retry import Retry as Retry
@@ -72,7 +76,9 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "_api": ("aclose", "aquery_chat", "close", "query_chat", "render"),
+    "_compare": ("Asking", "Comparison", "compare"),
     "_connection": ("Connection",),
+    "_difference": ("Difference",),
     "_events": ("ChatEvent",),
     "_request": ("ChatOptions",),
     "_retry": ("Retry", "RetryBudget"),

@@ -123,6 +123,10 @@ class Backend(ABC):
         """`close` for what belongs to the running loop as well."""
         self.close()
 
+    def through(self, connection: Connection) -> Backend:
+        """The same backend on another connection: `compare()` puts a recorder between client and service."""
+        return type(self)(connection)
+
     # ── what the library calls ───────────────────────────────────────────────────────────────────────────────────
 
     def warm(self) -> None:

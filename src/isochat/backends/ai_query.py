@@ -147,6 +147,10 @@ class AIQueryBackend(Backend):
             return _sql.refusal(str(error))
         return ours
 
+    def through(self, connection: Connection) -> AIQueryBackend:
+        """The same on another connection; the warehouse is the one that this connection's host has."""
+        return type(self)(connection, warehouse_id=self._place()[1], prompt_template=self._template)
+
     def warm(self) -> None:
         """Import the SDK, all of whose services come with its first line."""
         if self._spark is None:
