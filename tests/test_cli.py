@@ -150,7 +150,7 @@ def test_help_imports_nothing_heavy(folder: Path) -> None:
 
     assert (0, "") == (done.code, done.err)
     assert "heavy:\n" in done.out
-    assert all(name in done.out for name in ("ask", "backends", "render", "serve", "doctor", "demo"))
+    assert all(name in done.out for name in ("ask", "backends", "render", "serve", "doctor", "compare", "demo"))
 
 
 def test_backends_are_listed_without_importing_a_client(folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_version(shell: Typed) -> None:
     assert (0, f"isochat {isochat.__version__}\n", "") == shell("--version")
 
 
-@pytest.mark.parametrize("command", ["ask", "render", "backends", "serve", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["ask", "render", "backends", "serve", "doctor", "compare", "demo"])
 def test_every_command_has_help(typed: Typed, command: str) -> None:
     """`-h` after any command explains it."""
     done = typed(command, "-h")
@@ -523,6 +523,8 @@ def test_what_nobody_foresaw(configured: LocalEndpoint, typed: Typed, monkeypatc
         ("doctor", "--json"),
         ("demo",),
         ("demo", "--json"),
+        ("compare", "Hi.", "-b", "rest"),
+        ("compare", "Hi.", "-b", "rest", "--json"),
         ("serve", "--token-env", "DATABRICKS_TOKEN", "--model", "a=b"),
     ],
     ids=" ".join,
@@ -927,3 +929,142 @@ def test_demo_names_what_is_not_installed(embedded: None, typed: Typed, monkeypa
 
     assert 0 == done.code
     assert "Not installed: openai (pip install 'isochat[openai]')\n" in done.out
+
+
+# ── compare ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def loses_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The openai backend loses the usage."""
+    if next(info for info in backends.available() if info.name == "openai").missing:
+        pytest.skip("the openai client is not installed")
+    kind = backends.find("openai")
+    real = kind.decode
+    monkeypatch.setattr(kind, "decode", lambda self, reply: dataclasses.replace(real(self, reply), usage=None))
+
+
+def test_compare(embedded: None, typed: Typed) -> None:
+    """Every installed backend is a row of the table; without a workspace the local endpoint answers."""
+    done = typed("compare", "Hello", "there")
+
+    assert 0 == done.code
+    assert "the local endpoint answers" in done.err
+    for info in backends.available():
+        if not info.missing:
+            assert re.search(rf"^{info.name} +same +[\d.]+ +[\d.]+ +-?[\d.]+ +1\b", done.out, re.MULTILINE)
+        else:
+            assert f"Not installed: {info.name} ({info.install})" in done.out
+
+
+def test_compare_sees_a_difference(configured: LocalEndpoint, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client loses is named, and gives 1."""
+    loses_usage(monkeypatch)
+    done = typed("compare", "-b", "rest, openai", "-n", "2", "Hello")
+
+    assert 1 == done.code
+    assert done.out.startswith("1 question through 2 backends: 1 thing differs that must not\n")
+    assert re.search(r"^openai +differs .* usage lost$", done.out, re.MULTILINE)
+    assert "\nopenai: usage came over the wire and is not in the answer: expected {" in done.out
+    assert 4 == len(configured.questions)
+
+
+def test_compare_lets_a_model_vary(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the service itself says otherwise gives 1, unless it may."""
+    from isochat.local import LocalEndpoint
+
+    script = [{"reply": "Heads.", "times": 1}, {"reply": "Tails.", "times": 1}] * 2
+    if next(info for info in backends.available() if info.name == "openai").missing:
+        pytest.skip("the openai client is not installed")
+    with LocalEndpoint(script) as fickle:
+        monkeypatch.setenv("DATABRICKS_HOST", fickle.host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", fickle.token)
+        words = ("compare", "-e", CLAUDE, "-b", "rest,openai", "Toss a coin.")
+        done, let_pass = typed(*words), typed(*words, "--may-vary")
+
+    assert (1, 0) == (done.code, let_pass.code)
+    assert "openai: the service itself gave another text: expected 'Heads.', found 'Tails.'\n" in done.out
+    assert "--may-vary" in done.err
+    assert "the same answer" in let_pass.out.splitlines()[0]
+    assert "varies" in let_pass.out
+
+
+def test_compare_as_data_and_as_a_page(configured: LocalEndpoint, typed: Typed, folder: Path) -> None:
+    """`--json` has everything, `--html` writes the page."""
+    pytest.importorskip("pygal", reason="the report needs pygal: pip install 'isochat[report]'")
+    done = typed("compare", "-b", "rest", "--stream", "--json", "--html", "report.html", "-o", "top_k=3", "Hello")
+    said = json.loads(done.out)
+
+    assert 0 == done.code
+    assert (True, 3) == (said["same"], said["askings"][0]["exchanges"][0]["body"]["top_k"])
+    assert said["backends"][0]["ms"]["first_token"]["n"] == 1
+    assert "the report is in report.html" in done.err
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_compare_asks_a_file_of_questions(configured: LocalEndpoint, typed: Typed, folder: Path) -> None:
+    """Each line is a question with options of its own; the rest is said for all."""
+    lines = ['"one"', "", json.dumps({"messages": "two words", "name": "second", "max_tokens": 1, "stream": True})]
+    (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    done = typed(
+        "compare", "--questions", "questions.jsonl", "-b", "rest", "-s", "Be brief.", "--concurrency", "2", "--json"
+    )
+    said = json.loads(done.out)
+
+    assert 0 == done.code
+    assert ["line 1", "second"] == [each["name"] for each in said["questions"]]
+    bodies = sorted((each.json for each in configured.questions), key=lambda body: body.get("max_tokens", 0))
+    assert [None, True] == [body.get("stream") for body in bodies]
+    assert all(body["messages"][0] == {"role": "system", "content": "Be brief."} for body in bodies)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--questions", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
+        (("--questions", "bad.jsonl"), "line 2 is neither a text nor has `messages`"),
+        (("--questions", "empty.jsonl"), "there is no question in it"),
+        (("--questions", "bad.jsonl", "Hello"), "there is a question already"),
+        (("-b", "reest", "Hello"), "no backend is called 'reest'"),
+        (("-b", ",", "Hello"), "backends: there is none"),
+        (("-n", "0", "Hello"), "'--repeat' / '-n'"),
+        (("--html", "no/such/folder.html", "-b", "rest", "Hello"), "cannot be written"),
+    ],
+)
+def test_compare_refuses_what_was_said_wrongly(
+    configured: LocalEndpoint, typed: Typed, folder: Path, words: tuple[str, ...], says: str
+) -> None:
+    """It ends with 2 and says what is wrong."""
+    if "--html" in words:
+        pytest.importorskip("pygal", reason="the report needs pygal: pip install 'isochat[report]'")
+    (folder / "bad.jsonl").write_text('"one"\n{"question": "two"}\n', encoding="utf-8")
+    (folder / "empty.jsonl").write_text("\n\n", encoding="utf-8")
+    done = typed("compare", *words)
+
+    assert 2 == done.code
+    assert says in re.sub(r"\s+", " ", done.err)
+
+
+@pytest.mark.parametrize(("fault", "code"), [(403, 3), (503, 4), (400, 1)])
+def test_compare_ends_as_the_error_that_everybody_got(
+    configured: LocalEndpoint, typed: Typed, fault: int, code: int
+) -> None:
+    """Where nobody was answered, the exit code is that of the error."""
+    from isochat.local import Fault
+
+    configured.order(Fault(status=fault, times=None))
+    done = typed("compare", "-b", "rest", "--attempts", "1", "Hello")
+
+    assert code == done.code
+    assert re.search(r"^rest +failed", done.out, re.MULTILINE)
+
+
+@posix
+def test_a_terminal_sees_how_far_a_comparison_is(configured: LocalEndpoint, folder: Path) -> None:
+    """There is a bar while it asks, and the table after it."""
+    with Terminal("compare", "-b", "rest", "-n", "3", "Hello") as terminal:
+        while terminal.read():
+            pass
+
+        assert 0 == terminal.process.wait(30)
+    assert "3/3" in terminal.shown
+    assert "same" in terminal.shown.rpartition("3/3")[2]

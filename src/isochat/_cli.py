@@ -1,4 +1,4 @@
-"""The command line: `isochat ask`, `render`, `backends`, `serve`, `doctor` and `demo`.
+"""The command line: `isochat ask`, `render`, `backends`, `serve`, `doctor`, `compare` and `demo`.
 
 Only typer is imported before a command runs, so that `isochat --help` is there at once; rich only for a table on a
 terminal. What a command prints for others to read goes to stdout, what it says about itself to stderr.
@@ -13,7 +13,7 @@ import re
 import shlex
 import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Self, TextIO, TypeVar
 
@@ -302,6 +302,14 @@ def _question(
     extra_body: str | None,
 ) -> _Question:
     """Read everything that was typed, and what it points to. Standard input last: it may be somebody typing."""
+    options = _options(named, response_format=response_format, tools=tools, others=others)
+    extra = None if extra_body is None else _json_of(extra_body, "--extra-body")
+    return _Question(_messages(words, system), options, extra)
+
+
+def _options(
+    named: Mapping[str, Any], *, response_format: str | None, tools: Path | None, others: list[str] | None
+) -> dict[str, Any]:
     options = {name: value for name, value in named.items() if value is not None and value != []}
     if response_format is not None:
         options["response_format"] = _json_of(response_format, "--response-format")
@@ -317,9 +325,12 @@ def _question(
         if name in ("messages", "endpoint", "backend", "connection", "host", "token", "timeout", "retry", "stream"):
             raise typer.BadParameter(f"{name} is no option of a question; see --help", param_hint="--option")
         options[name] = _json_or_word(value, f"--option {name}")
-    extra = None if extra_body is None else _json_of(extra_body, "--extra-body")
+    return options
+
+
+def _messages(words: list[str] | None, system: str | None) -> list[dict[str, str]]:
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return _Question([*messages, {"role": "user", "content": _text(words or [])}], options, extra)
+    return [*messages, {"role": "user", "content": _text(words or [])}]
 
 
 def _text(words: list[str]) -> str:
@@ -1112,6 +1123,82 @@ def _ready(body: Any) -> list[str]:
             if ready and _is_chat(_task(row) or ""):
                 names.append(row["name"])
     return sorted(names)
+
+
+# ── compare ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_command
+def compare(
+    question: Words = None,
+    *,
+    backends: Annotated[
+        str | None,
+        typer.Option("--backends", "-b", metavar="NAMES", help="Whom to ask, with commas between; else all there are."),
+    ] = None,
+    endpoint: EndpointName = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Several questions: a line of JSON each, `-` for standard input."),
+    ] = None,
+    repeat: Annotated[int, typer.Option("--repeat", "-n", min=1, help="How often each is asked.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many questions are under way at once.")] = 1,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streams.")] = False,
+    may_vary: Annotated[
+        bool,
+        typer.Option("--may-vary", help="The model may say otherwise each time: only what a client changed counts."),
+    ] = False,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    tools: Tools = None,
+    option: Others = None,
+    host: Host = None,
+    profile: Profile = None,
+    timeout: Timeout = None,
+    attempts: Attempts = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report there, a page of HTML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask every backend the same thing and show every difference.
+
+    Each client asks through a recorder on loopback, so what it really sent and received is known. Ends with 1 if
+    anything differs that must not. Every answer is charged as any other.
+    """
+    from isochat import _cli_compare
+
+    said = {"endpoint": endpoint, "timeout": timeout, "host": host, "profile": profile}
+    workspace = _workspace({**said, "attempts": attempts})
+    if workspace.local and workspace.found.endpoint is None:
+        workspace = replace(workspace, endpoint=DEMO_ENDPOINT)
+    named = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options = _options(named, response_format=None, tools=tools, others=option)
+    asked: list[dict[str, Any]] = []
+    if questions is not None:
+        if question:
+            raise typer.BadParameter("there is a question already", param_hint="--questions")
+        asked = _cli_compare.questions(questions, system)
+    else:
+        asked = [{"messages": _messages(question, system)}]
+    if any("endpoint" not in each for each in asked):
+        _need_endpoint(workspace)
+    _say_local(workspace)
+    _cli_compare.run(
+        asked,
+        options,
+        endpoint=workspace.endpoint,
+        connection=workspace.connection(profile),
+        names=None if backends is None else [name.strip() for name in backends.split(",") if name.strip()],
+        repeat=repeat,
+        concurrency=concurrency,
+        stream=stream,
+        timeout=timeout,
+        attempts=attempts,
+        may_vary=may_vary,
+        page=html,
+        as_json=as_json,
+    )
 
 
 # ── demo ─────────────────────────────────────────────────────────────────────────────────────────────────────────
