@@ -4,6 +4,7 @@
 |---|---|
 | `lint` | Is it formatted, and does ruff agree? |
 | `types` | Do mypy and pyright agree on the code, and on what a caller sees of it? |
+| `report` | Can a comparison's report be read, used and heard in the Chromium of this machine? |
 | `docs` | Do the docs build without a warning, and does every block of them and of the README run? |
 | `tests` | Does it work, on each Python, with each set of clients? |
 | `extras` | Does each extra work alone, with nothing else installed, and does all that is absent say how to get it? |
@@ -116,6 +117,7 @@ MATRICES = [
 nox.options.sessions = [
     "lint",
     "types",
+    "report",
     "docs",
     *(f"tests({version}, {clients})" for version, clients in MATRIX if (version, clients) in TELLING),
     "extras",
@@ -166,9 +168,16 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """Look at a comparison's report in a browser, where there is one."""
+    session.install("-e", ".[all]", *group("test"), *group("browser"))
+    session.run("pytest", "-p", "no:cacheprovider", *session.posargs, "tests/test_report.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the docs, run every block in them, read the changelog fragments."""
-    session.install("-e", ".[all]", *group("docs"))
+    session.install("-e", ".[all]", *group("docs"), *group("browser"))
     built = ROOT / "docs" / "_build"
     shutil.rmtree(built, ignore_errors=True)
     session.run("sphinx-build", "-W", "-n", "-E", "--keep-going", "-q", "docs", str(built / "html"))

@@ -5,11 +5,18 @@ Nothing is fetched: names of other projects are not linked (see `nitpick_ignore_
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isochat import __version__, backends
+from isochat import __version__, backends, compare
 from isochat.backends._base import EVERYTHING
+from isochat.backends.rest import RestBackend
 
 if TYPE_CHECKING:
     from docutils.nodes import Element
@@ -17,13 +24,15 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
+    from isochat import ChatResponse, Comparison
+
 project = "isochat"
 author = "the isochat authors"
 project_copyright = author
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 html_theme = "furo"
 html_title = f"isochat {version}"
 html_copy_source = False
@@ -68,9 +77,63 @@ def backends_table() -> str:
     return "\n".join(lines)
 
 
+def screenshots() -> str:
+    """A fresh report as pictures, where playwright and a Chromium are at hand; else a line that says so."""
+    chromium = os.environ.get("ISOCHAT_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None or importlib.util.find_spec("playwright") is None:
+        return "*(These docs were built without a browser, so there is no picture of it here.)*"
+    from playwright.sync_api import sync_playwright
+
+    drawn = Path(__file__).parent / "_generated"
+    drawn.mkdir(exist_ok=True)
+    report = drawn / "report.html"
+    report.write_text(a_comparison().to_html(), encoding="utf-8")
+    lines = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for part, scheme, shows in (
+            ("grid", "light", "The overview: a grid of questions and backends, and what must not differ"),
+            ("times", "dark", "The times: every answer as a dot, a row for each backend"),
+            ("wire", "light", "The wire: what two clients sent and received, side by side"),
+        ):
+            window = browser.new_page(viewport={"width": 1000, "height": 640}, color_scheme=scheme)
+            window.goto(report.as_uri())
+            window.click(f"#tab-{part}")
+            if part == "wire":
+                window.click("#w0 summary")
+            window.screenshot(path=drawn / f"compare-{part}.png")
+            lines.append(f"![{shows}](../_generated/compare-{part}.png)")
+        browser.close()
+    return "\n\n".join(lines)
+
+
+def a_comparison() -> Comparison:
+    """Every backend there is, and one that loses something, on the local endpoint."""
+
+    class Forgetful(RestBackend):
+        name = "forgetful"
+
+        def decode(self, reply: Any) -> ChatResponse:
+            return replace(super().decode(reply), usage=None)
+
+    for name in ("httpx", "httpx2"):  # Sphinx shows what they log
+        logging.getLogger(name).setLevel(logging.WARNING)
+    there = [info.name for info in backends.available() if not info.missing and info.name in backends.BUILT_IN]
+    questions: list[dict[str, Any]] = [
+        {"name": "plain", "messages": "What is a mixture of experts model?"},
+        {"name": "streamed", "messages": "What is a mixture of experts model?", "stream": True},
+        {"name": "cut short", "messages": "Count to ten.", "max_tokens": 2000, "temperature": 1},
+    ]
+    asked: list[Any] = ["rest", *(name for name in there if name != "rest"), Forgetful]
+    return compare(questions=questions, backends=asked, repeat=20, endpoint="databricks-gpt-5-1", host="local")
+
+
 # What a page may ask for with `<!-- generated: NAME -->`.
 GENERATED = {
     "backends": backends_table,
+    "screenshots": screenshots,
 }
 
 

@@ -16,10 +16,10 @@ pytest.importorskip("httpx2")
 import httpx2
 
 import isochat
-from isochat import Comparison, ConfigurationError, InvalidRequest, Message, Reasoning, Retry, compare
+from isochat import Comparison, ConfigurationError, Connection, InvalidRequest, Message, Reasoning, Retry, compare
 from isochat import _compare as whole
 from isochat import _difference as differ
-from isochat.backends import Done, available
+from isochat.backends import BUILT_IN, Done, available, find
 from isochat.backends.rest import RestBackend
 from isochat.local import Fault, LocalEndpoint
 
@@ -440,21 +440,13 @@ def test_sixty_scenarios_through_every_backend_are_the_same() -> None:
     """Whatever is asked, nobody's client loses, changes or adds anything; who cannot carry it says so."""
     questions = [{"name": f"{place}: {each['messages']!r:.30}", **each} for place, each in enumerate(scenarios())]
     assert len(questions) == 60
+    there = {info.name for info in available() if not info.missing and info.name in BUILT_IN}
     with LocalEndpoint(SCRIPT) as local:
-        isochat_said = {"endpoint": GPT, "host": local.host, "token": local.token, "retry": ONCE}
-        installed = [info.name for info in available() if not info.missing and info.name != "ai-query"]
-        if "ai-query" not in installed and any(info.name == "ai-query" and not info.missing for info in available()):
-            from isochat import Connection
-            from isochat.backends.ai_query import AIQueryBackend
-
-            chosen: list[Any] = [
-                "rest",
-                *(name for name in installed if name != "rest"),
-                AIQueryBackend(Connection(local.host, local.token), warehouse_id="w"),
-            ]
-        else:
-            chosen = ["rest", *(name for name in installed if name != "rest")]
-        comparison = compare(questions=questions, backends=chosen, **isochat_said)
+        connection = Connection(local.host, local.token)
+        chosen: list[Any] = ["rest", *sorted(there - {"rest", "ai-query"})]
+        if "ai-query" in there:
+            chosen.append(find("ai-query")(connection, warehouse_id="w"))
+        comparison = compare(questions=questions, backends=chosen, endpoint=GPT, connection=connection, retry=ONCE)
 
     shown = [f"{each.backend}, {comparison.questions[each.question].name}: {each}" for each in comparison.faults()]
     assert shown == []
@@ -630,6 +622,26 @@ def test_a_client_of_yours_is_asked_without_a_record(local: LocalEndpoint) -> No
 
     assert (asking.recorded, asking.exchanges, asking.overhead) == (False, (), None)
     assert comparison.same
+
+
+def test_what_no_record_explains_is_not_let_pass(asked: Callable[..., Comparison]) -> None:
+    """By a route that nobody here can read, a difference may be the client's; so it counts as one."""
+
+    class Elsewhere(RestBackend):
+        name = "elsewhere"
+
+        def encode(self, request: ChatRequest) -> Any:
+            return replace(super().encode(request), path="/api/ask")
+
+        def decode(self, reply: Any) -> ChatResponse:
+            return isochat.ChatResponse(choices=(isochat.Choice(0, Message("assistant", "Something else.")),))
+
+    comparison = asked("Hi.", backends=["rest", Elsewhere])
+    found = [(each.where, each.reason, each.cause) for each in comparison.faults(may_vary=True)]
+
+    assert [("text", "unexplained", "client")] == found
+    assert "expected 'Hi.', found 'Something else.'" in str(comparison.faults()[0])
+    assert comparison.verdict("elsewhere") == "differs"
 
 
 # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────────────

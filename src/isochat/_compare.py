@@ -863,13 +863,22 @@ class _Findings:
             self._wire.append(self._difference(mine, found, "own"))
         if misasked & {mine.backend, theirs.backend}:
             return  # another question has another answer, and which question it was has been said
-        said = [differ.said_on(each.exchanges) or each.response or each.error for each in (mine, theirs)]
+        witnessed = [differ.said_on(each.exchanges) for each in (mine, theirs)]
+        said = [
+            on_the_wire or each.response or each.error
+            for on_the_wire, each in zip(witnessed, (mine, theirs), strict=True)
+        ]
         if said[0] is None or said[1] is None:
             return
-        routes = {differ.route_of(each) for asking in (mine, theirs) for each in differ.asked(asking.exchanges)}
-        for found, cause in differ.otherwise(said[0], said[1], same_route=len(routes) <= 1):
-            difference = self._difference(mine, found, cause)
-            (self._notes if cause == "route" else self._answers).append(difference)
+        one, other = ({differ.route_of(each) for each in differ.asked(asking.exchanges)} for asking in (mine, theirs))
+        for found, cause in differ.otherwise(said[0], said[1], same_route=bool(one) and one == other):
+            where, _, expected, got = found
+            if cause == "route":
+                self._notes.append(self._difference(mine, found, cause))
+            elif mine.response is not None and None in witnessed:
+                self._answers.append(self._difference(mine, (where, "unexplained", expected, got), "client"))
+            else:
+                self._answers.append(self._difference(mine, found, cause))
 
     def _difference(self, asking: Asking, found: differ.Found, cause: differ.Cause) -> Difference:
         where, reason, expected, got = found

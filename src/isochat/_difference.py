@@ -45,6 +45,7 @@ REASONS: Final[Mapping[str, str]] = {
     "sent in secret": "the question went out more often than the backend told",
     # one client against another
     "said otherwise": "the service itself gave another {}",
+    "unexplained": "{} is another one, and there is no record that says whose doing it is",
     "not said": "the service does not say {} on this route",
     "not taken": "the service takes no such question on this route",
     "header": "the header {} differs",
@@ -71,7 +72,7 @@ class Difference:
     `where` is the field, `reason` one of the words in `isochat compare --help`, `expected` what it should have been
     and `found` what it was. `cause` says whose doing it is:
 
-    * `client`: it lost, changed or added something on the way;
+    * `client`: it lost, changed or added something on the way, or may have: its wire could not be read;
     * `service`: it was asked the same and said something else;
     * `route`: it cannot say this by this API, whichever client asks;
     * `own`: a client's own way of asking, which changes nothing in the answer.
@@ -90,7 +91,11 @@ class Difference:
 
     def __str__(self) -> str:
         said = REASONS[self.reason].format(self.where)
-        if self.reason in {"sent in secret", "route", "wrong endpoint"} or self.cause == "service":
+        if (
+            self.reason in {"sent in secret", "route", "wrong endpoint"}
+            or self.cause == "service"
+            or (self.reason == "unexplained")
+        ):
             return f"{said}: expected {_short(self.expected)}, found {_short(self.found)}"
         if self.reason == "option renamed":
             return f"{said}: {self.found}"
