@@ -69,8 +69,8 @@ TRANSPORT: Final = frozenset({"connection", "content-length", "host", "transfer-
 class Difference:
     """One thing in which a backend differs.
 
-    `where` is the field, `reason` one of the words in `isochat compare --help`, `expected` what it should have been
-    and `found` what it was. `cause` says whose doing it is:
+    `where` is the field, `reason` what happened to it in a word or two (`str()` says it in a sentence), `expected` what
+    it should have been and `found` what it was. `cause` says whose doing it is:
 
     * `client`: it lost, changed or added something on the way, or may have: its wire could not be read;
     * `service`: it was asked the same and said something else;
@@ -91,12 +91,6 @@ class Difference:
 
     def __str__(self) -> str:
         said = REASONS[self.reason].format(self.where)
-        if (
-            self.reason in {"sent in secret", "route", "wrong endpoint"}
-            or self.cause == "service"
-            or (self.reason == "unexplained")
-        ):
-            return f"{said}: expected {_short(self.expected)}, found {_short(self.found)}"
         if self.reason == "option renamed":
             return f"{said}: {self.found}"
         if self.reason == "extra request":
