@@ -13,6 +13,7 @@
 | `fuzz` | Does it still hold in 10,000 cases of each kind, made by chance? Not run by default. |
 | `coverage` | Which lines did no test reach? Not run by default. |
 | `audit` | Has anything that is installed a known weakness? Not run by default: it asks the network. |
+| `bench` | What does it cost beside the clients? Not run by default; `-- --quick` takes a few minutes. |
 
 `tests` takes a Python and a set of clients: `nox -s "tests(3.12, openai 2)"`. `nox -s tests` runs every pair, which is
 slow and mostly says the same thing again. The default run holds the pairs that can differ:
@@ -259,6 +260,13 @@ def audit(session: nox.Session) -> None:
     """Look for known weaknesses in what is installed; without a network, in a list of ours."""
     session.install("-e", ".[all]", *group("audit"))
     session.run("python", ".ci/audit.py")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure isochat beside the clients and write docs/performance.md."""
+    session.install("-e", ".[all]", *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session
