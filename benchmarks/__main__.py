@@ -34,7 +34,14 @@ PEERS = {
     "init_chat_model": ["langchain", "langchain-openai"],
 }
 OURS = ["raw socket", "pyreqwest", "http.client", "httpx2", "isochat rest"]
-CLIENTS = ["openai", "openai-responses", "mlflow", "databricks-sdk", "langchain", "ai-query"]  # and the backend of each one's name
+CLIENTS = [
+    "openai",
+    "openai-responses",
+    "mlflow",
+    "databricks-sdk",
+    "langchain",
+    "ai-query",
+]  # and the backend of each one's name
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -279,3 +281,15 @@ def test_it_can_be_read_without_scripts(browser: Any, file: Path) -> None:
         assert opened.window.locator("button:visible").count() == 0
     finally:
         opened.window.close()
+
+
+def test_a_report_leaves_nothing_among_the_importers_of_the_process() -> None:
+    """`pygal` would: Python 3.11 warns of it at every import that fails, for as long as the process lives."""
+    code = """
+import sys
+from isochat import _report
+before = list(sys.meta_path)
+_report._pygal()
+assert before == sys.meta_path, sys.meta_path
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
