@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_report._pygal()  # its finder goes again before another test imports anything
+
 LLAMA = "databricks-meta-llama-3-3-70b-instruct"
 EVIL = "</pre><script>alert('evil')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & \"quotes\""
 
