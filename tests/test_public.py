@@ -32,6 +32,7 @@ LAYERS = [
         "_decode",
         "_responses",
         "_sql",
+        "_plain",
         "_gather",
         "_history",
         "_sse",
@@ -57,7 +58,7 @@ LAYERS = [
 UPWARD = {
     ("_types", "_encode"),  # an answer has `to_dict()`; how it is written is the codec's
 }
-PURE = ["_types", "_wire", "_encode", "_decode", "_gather", "_history", "_sse", "_refusal", "_request"]
+PURE = ["_types", "_wire", "_encode", "_decode", "_plain", "_gather", "_history", "_sse", "_refusal", "_request"]
 IMPURE = {"asyncio", "http", "os", "random", "secrets", "socket", "ssl", "subprocess", "time", "urllib.request"}
 CLIENTS = {
     "aiohttp",

@@ -278,12 +278,12 @@ def settings(
         )
     if (known := recall(arguments)) is not None:
         return known
-    environment, began = dict(_environment()), time.time()
+    surroundings, began = dict(environment()), time.time()
     cwd, home = _cwd(), _home()
     found = _find(arguments or {}, os.environ, cwd, home)
     if (key := _key(arguments)) is not None and cwd is not None:
         files = _looked_at(found, cwd, home)
-        _remember(key, _Memory(found, environment, str(cwd), files, time.monotonic()), began)
+        _remember(key, _Memory(found, surroundings, str(cwd), files, time.monotonic()), began)
     return found
 
 
@@ -336,7 +336,7 @@ def recall(arguments: Mapping[str, object] | None = None, *, max_age: float = 0.
     asked of the disk, and it may be called on an event loop.
     """
     memory = _memories.get(_key(arguments))
-    if memory is None or memory.environment != _environment():
+    if memory is None or memory.environment != environment():
         return None
     now = time.monotonic()
     if max_age:
@@ -375,7 +375,7 @@ def _looked_at(found: Settings, cwd: Path, home: Path | None) -> dict[str, _Stam
     return {str(path): _stamp(str(path)) for path in paths}
 
 
-def _environment() -> dict[Any, Any]:
+def environment() -> dict[Any, Any]:
     """The environment, to be compared: as it is, for `os.environ` decodes every value that it is asked for."""
     inner = getattr(os.environ, "_data", None)
     return inner if isinstance(inner, dict) else dict(os.environ)
@@ -827,6 +827,7 @@ def workspace_host(host: str, *, source: str = "host", allow_http: bool = False)
     return bare
 
 
+@functools.lru_cache(maxsize=64)
 def is_this_machine(name: str | None) -> bool:
     """Whether a host's name means loopback, whoever is asked (RFC 6761 for `localhost` and what ends in it)."""
     name = (name or "").lower()

@@ -39,6 +39,20 @@ class EventDecoder:
 
     def feed(self, read: bytes) -> Iterator[Event]:
         """Take what was read; give the events that it completes."""
+        if (
+            read.startswith(b"data: ")
+            and read.endswith(b"\n\n")
+            and read.find(b"\n") == len(read) - 2
+            and b"\r" not in read
+            and self._is_between_events()
+        ):  # one event, whole, as most reads of a stream are
+            return iter((Event(read[6:-2]),))
+        return self._feed(read)
+
+    def _is_between_events(self) -> bool:
+        return self._started and not (self._after_cr or self._data or self._type or any(self._tail))
+
+    def _feed(self, read: bytes) -> Iterator[Event]:
         if self._after_cr and read:
             self._after_cr = False
             read = read.removeprefix(b"\n")

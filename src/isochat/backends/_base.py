@@ -26,6 +26,7 @@ from isochat.transports.deadline import Hold, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
 
@@ -189,25 +190,33 @@ class Backend(ABC):
         """What another thread cuts off a stream by, while this one reads it. Clients that are known to us heed it."""
         return Hold()
 
-    @contextlib.contextmanager
-    def classified(self, timeout: float) -> Iterator[None]:
+    def classified(self, timeout: float) -> AbstractContextManager[None]:
         """Turn a client's exceptions into ours."""
-        try:
-            yield
-        except ChatError as error:
-            without_login(error)
-            raise
-        except _TooLate as error:
-            raise DeadlineExceeded("no answer in time", timeout=timeout) from error
-        except Exception as error:
-            without_login(error)
-            ours = self.classify(error)
-            if ours is None:
-                raise
-            raise ours from error
+        return _Classified(self, timeout)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connection!r})"
+
+
+class _Classified:
+    """A class, since it is entered at every chunk."""
+
+    __slots__ = ("_backend", "_timeout")
+
+    def __init__(self, backend: Backend, timeout: float) -> None:
+        self._backend, self._timeout = backend, timeout
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, _TooLate):
+            raise DeadlineExceeded("no answer in time", timeout=self._timeout) from error
+        without_login(error)
+        if not isinstance(error, ChatError) and (ours := self._backend.classify(error)) is not None:
+            raise ours from error
 
 
 class _TooLate(Exception):

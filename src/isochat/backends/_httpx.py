@@ -80,9 +80,14 @@ class Line(_line.Line):
             self._listens = self._listens and going.get("stream") is True
             content = _wire.to_bytes(going)
         self.begin()
-        headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_THE_BODY]
-        ours = type(request)(request.method, request.url, headers=headers, content=content)
-        ours.headers.update(self.login)
+        if content is request.content:
+            ours = type(request)(request.method, request.url, headers=request.headers, stream=request.stream)
+            ours.read()
+        else:
+            headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_THE_BODY]
+            ours = type(request)(request.method, request.url, headers=headers, content=content)
+        for name, value in self.login.items():
+            ours.headers[name] = value
         seconds = dict(zip(("connect", "read", "write", "pool"), timeouts(self.timeout), strict=True))
         ours.extensions = {**request.extensions, "timeout": seconds}
         return ours

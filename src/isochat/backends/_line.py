@@ -9,7 +9,6 @@ What a line is beneath depends on what the client stands on: `_requests` and `_h
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,7 @@ from isochat.backends._http import lowered, transport_error
 from isochat.errors import ChatError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
@@ -80,14 +79,20 @@ def current() -> Line | None:
     return _line.get()
 
 
-@contextlib.contextmanager
-def on(line: Line) -> Iterator[None]:
+class on:  # noqa: N801 - read as a word: `with on(line):`; classes, here and below, since they are entered at every call
     """What a client sends inside goes over this line."""
-    token = _line.set(line)
-    try:
-        yield
-    finally:
-        _line.reset(token)
+
+    __slots__ = ("_before", "_line")
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def __enter__(self) -> None:
+        self._before = _line.set(self._line)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool | None:
+        _line.reset(self._before)
+        return None
 
 
 class AskedTwice(Exception):
@@ -98,28 +103,29 @@ class NotFollowed(Exception):
     """The answer is a redirect. A token goes to its own host only."""
 
 
-@contextlib.contextmanager
-def heeding(line: Line) -> Iterator[None]:
+class heeding(on):  # noqa: N801 - as above
     """A client is called inside, on this line. If it stumbles over an answer that is there all the same, so be it.
 
     Raises what the answer or the connection amounts to, with the client's exception as the cause.
     """
-    try:
-        with on(line):
-            yield
-    except ChatError:
-        raise
-    except Exception as error:
+
+    __slots__ = ()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        super().__exit__(kind, error, trace)
+        line = self._line
+        if error is None:
+            # A method that swallowed a refusal, as a wrapper around it may.
+            if line.response is not None and (refusal := line.refusal()) is not None:
+                raise refusal
+            return False
+        if isinstance(error, ChatError) or not isinstance(error, Exception):
+            return False
         refusal = line.refusal()
         if refusal is not None:
             # What databricks-sdk cannot read it tells with a log of the request; in 0.60 that holds the prompt.
             raise refusal from None if "unable to parse response" in str(error) else error
-        if not (line.answered and line.stumbled(error)):
-            raise
-        return
-    # A method that swallowed a refusal, as a wrapper around it may.
-    if line.response is not None and (refusal := line.refusal()) is not None:
-        raise refusal
+        return line.answered and line.stumbled(error)
 
 
 def call_on(line: Line, call: Callable[[], T]) -> T | None:

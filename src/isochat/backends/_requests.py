@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from isochat import _wire
-from isochat._config import is_this_machine
+from isochat._config import environment, is_this_machine
 from isochat.backends import _line
 from isochat.backends._base import Backend
 from isochat.backends._http import CONNECT
@@ -27,7 +27,7 @@ from isochat.transports import trust
 from isochat.transports.deadline import Hold, keep_hold, sooner, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from isochat._types import ChatChunk, ChatResponse
 
@@ -94,11 +94,31 @@ def session() -> Any:
 
 
 def roomy(session: Any) -> Any:
-    """A session with adapters that wait for no connection: how many are open at once is the caller's to say."""
+    """A session with adapters that wait for no connection: how many are open at once is the caller's to say.
+
+    The proxies that the environment names are put in beneath it: `requests` looks for them anew at every request.
+    """
+    session.trust_env = False
     adapter = import_module("requests.adapters").HTTPAdapter
     for prefix in ("https://", "http://"):
-        session.mount(prefix, adapter(pool_maxsize=_POOL))
-    return watch(session)
+        session.mount(prefix, _Watched(adapter(pool_maxsize=_POOL), proxies=_proxies))
+    return session
+
+
+_found: tuple[dict[Any, Any], dict[str, dict[str, str]]] = ({}, {})
+
+
+def _proxies(url: str) -> dict[str, str]:
+    """The proxies that the environment names for an address, looked for again when the environment has changed."""
+    global _found  # noqa: PLW0603 - one for the process, as its environment
+    if _found[0] != environment():
+        _found = dict(environment()), {}
+    known, parts = _found[1], urlsplit(url)
+    address = f"{parts.scheme}://{parts.netloc}"
+    if address not in known:
+        utils: Any = import_module("requests.utils")
+        known[address] = {} if is_this_machine(parts.hostname) else utils.get_environ_proxies(address)
+    return known[address]
 
 
 def _say_who(request: Any) -> Any:
@@ -111,12 +131,14 @@ def _say_who(request: Any) -> Any:
 class _Watched:
     """An adapter that, on a line, keeps what came back, sends once, follows no redirect, and ends in time."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, inner: Any, proxies: Callable[[str], dict[str, str]] | None = None) -> None:
+        self._inner, self._proxies = inner, proxies
         self._process = os.getpid()
         self._inherited: list[Any] = []
 
     def send(self, request: Any, **said: Any) -> Any:
+        if self._proxies is not None:
+            said["proxies"] = {**self._proxies(request.url), **(said.get("proxies") or {})}
         line = current()
         if line is None or not line.is_for(request):
             return self._inner.send(request, **said)

@@ -9,6 +9,7 @@ status) is read from the bytes beneath them.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from dataclasses import dataclass
 from importlib import import_module
@@ -175,13 +176,25 @@ def _is_a_query(body: dict[str, Any]) -> bool:
 
 def _query(client: Any, call: _Query) -> Any:
     serving: Any = import_module("databricks.sdk.service.serving")
-    parameters = inspect.signature(serving.ServingEndpointsAPI.query).parameters
-    taken = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if not taken and not call.keywords.keys() <= parameters.keys():  # 0.60 knew no `usage_context`
+    taken = _keywords(serving.ServingEndpointsAPI.query)
+    if taken is not None and not call.keywords.keys() <= taken:  # 0.60 knew no `usage_context`
         return _do(client, _Do(call.path, {"messages": call.messages, **call.keywords}))
-    said = serving.ChatMessage
-    messages = [said.from_dict(copy.deepcopy(message)) for message in call.messages]
-    return client.serving_endpoints.query(call.name, messages=messages, **copy.deepcopy(call.keywords))
+    message, role = serving.ChatMessage, serving.ChatMessageRole
+    messages = [message(content=_fresh(said["content"]), role=role(said["role"])) for said in call.messages]
+    keywords = {name: _fresh(value) for name, value in call.keywords.items()}
+    return client.serving_endpoints.query(call.name, messages=messages, **keywords)
+
+
+@functools.cache
+def _keywords(method: Any) -> frozenset[str] | None:
+    """What a method takes; None if it takes any."""
+    parameters = inspect.signature(method).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if anything else frozenset(parameters)
+
+
+def _fresh(value: Any) -> Any:
+    return copy.deepcopy(value) if isinstance(value, (dict, list)) else value
 
 
 def _do(client: Any, call: _Query | _Do, *, raw: bool = False) -> Any:

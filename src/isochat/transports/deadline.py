@@ -13,12 +13,9 @@ import os
 import socket
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 _deadline: ContextVar[float | None] = ContextVar("isochat_deadline", default=None)
 _hold: ContextVar[Hold | None] = ContextVar("isochat_hold", default=None)
@@ -55,15 +52,22 @@ class Hold:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def within(seconds: float, hold: Hold | None = None) -> Iterator[None]:
+class within:  # noqa: N801 - read as a word: `with within(2.0):`; a class, since it is entered at every chunk
     """Everything that is read or written inside ends in a timeout once these seconds are over, or if `hold` is cut."""
-    tokens = _deadline.set(time.monotonic() + seconds), _hold.set(_hold.get() if hold is None else hold)
-    try:
-        yield
-    finally:
-        _deadline.reset(tokens[0])
-        _hold.reset(tokens[1])
+
+    __slots__ = ("_held", "_hold", "_set", "_until")
+
+    def __init__(self, seconds: float, hold: Hold | None = None) -> None:
+        self._until, self._hold = time.monotonic() + seconds, hold
+
+    def __enter__(self) -> None:
+        self._set = _deadline.set(self._until)
+        self._held = None if self._hold is None else _hold.set(self._hold)
+
+    def __exit__(self, *_: object) -> None:
+        _deadline.reset(self._set)
+        if self._held is not None:
+            _hold.reset(self._held)
 
 
 def keep_hold(sock: Any) -> None:
