@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _CLIENTS = frozenset(
     {"databricks_langchain", "databricks_openai", "httpx", "httpx2", "isochat", "langchain_core", "openai"}
 )
-_OF_THE_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Line(_line.Line):
@@ -80,12 +79,12 @@ class Line(_line.Line):
             self._listens = self._listens and going.get("stream") is True
             content = _wire.to_bytes(going)
         self.begin()
-        if content is request.content:
-            ours = type(request)(request.method, request.url, headers=request.headers, stream=request.stream)
-            ours.read()
-        else:
-            headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_THE_BODY]
-            ours = type(request)(request.method, request.url, headers=headers, content=content)
+        stream = request.stream if content is request.content else type(request.stream)(content)
+        # Given a stream, a request leaves the headers as they are, which are nearly all right.
+        ours = type(request)(request.method, request.url, headers=request.headers, stream=stream)
+        ours.read()
+        if stream is not request.stream:
+            ours.headers["Content-Length"] = str(len(content))
         for name, value in self.login.items():
             ours.headers[name] = value
         seconds = dict(zip(("connect", "read", "write", "pool"), timeouts(self.timeout), strict=True))
