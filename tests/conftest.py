@@ -56,7 +56,8 @@ def required() -> dict[str, list[Requirement]]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # on the path, but not installed
             for said in map(Requirement, importlib.metadata.requires("isochat") or ()):
                 for name in re.findall(r'extra == "([^"]+)"', str(said.marker)):
-                    extras.setdefault(name, []).append(said)
+                    if said.marker.evaluate({"extra": name}):  # not what only another Python needs
+                        extras.setdefault(name, []).append(said)
     wanted: dict[str, list[Requirement]] = {}
     while asked:
         name = asked.pop()

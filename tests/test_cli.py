@@ -148,7 +148,7 @@ def test_help_imports_nothing_heavy(folder: Path) -> None:
         print("heavy:", *(name for name in heavy.split() if name in set(sys.modules) - given))
     """)
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert "heavy:\n" in done.out
     assert all(name in done.out for name in ("ask", "backends", "render", "serve", "doctor", "compare", "demo"))
 
@@ -165,7 +165,7 @@ def test_backends_are_listed_without_importing_a_client(folder: Path) -> None:
         print("heavy:", *(name for name in heavy.split() if name in set(sys.modules) - given))
     """)
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert "heavy:\n" in done.out
 
 
@@ -179,7 +179,7 @@ def test_every_command_has_help(typed: Typed, command: str) -> None:
     """`-h` after any command explains it."""
     done = typed(command, "-h")
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert f"Usage: isochat {command}" in done.out
 
 
@@ -273,7 +273,7 @@ def test_render_needs_no_workspace(typed: Typed) -> None:
     """What would be sent can be seen before there is anybody to send it to."""
     done = typed("render", "hi", "--stream")
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert json.loads(done.out)["stream"] is True
 
 
@@ -735,7 +735,7 @@ def test_doctor_finds_all_well(configured: LocalEndpoint, typed: Typed) -> None:
     """Settings with their sources, the login, the endpoint, an answer: 0."""
     done = typed("doctor")
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert re.search(r"^token +\*\*\* +DATABRICKS_TOKEN$", done.out, re.MULTILINE)
     assert re.search(rf"^endpoint +{CLAUDE} +ISOCHAT_ENDPOINT$", done.out, re.MULTILINE)
     assert f"{CLAUDE} is ready" in done.out
@@ -872,7 +872,7 @@ def test_demo(embedded: None, typed: Typed) -> None:
     """Every installed backend gives the same answer in each of its modes, and the README's command ends with 0."""
     done = typed("demo")
 
-    assert (0, "") == (done.code, done.err)
+    assert (0, "") == (done.code, done.err), done.out
     assert "What is a mixture of experts model?" in done.out
     for info in backends.available():
         shown = re.escape(info.install) if info.missing else rf"^{info.name} .*\d\.\d.*✓$"

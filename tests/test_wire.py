@@ -866,6 +866,14 @@ def test_whole_to_a_question_for_a_stream(content_type: str) -> None:
     assert ["Hi"] == [event.text for event in found if isinstance(event, ChatChunk)]
 
 
+def test_what_is_no_stream_is_kept_whole() -> None:
+    """Each of its bytes stands in the reply, those too that came before it was known to be none."""
+    incoming = _wire.Incoming(200, {"content-type": "text/event-stream"})
+    given = [*incoming.feed(b"\n"), *incoming.feed(b"{"), *incoming.feed(b"}"), *incoming.close()]
+
+    assert [b"\n{}"] == [reply.body for reply in given]
+
+
 @pytest.mark.parametrize(
     "read_it", [lambda body, kind: read(body, content_type=kind), streamed], ids=["plain", "stream"]
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
@@ -15,12 +15,12 @@ from isochat._events import listener
 from isochat._request import make_request
 from isochat._retry import Retry, Tries, aask, ask
 from isochat._stream import AsyncChatStream, ChatStream
-from isochat._types import noted, written_by
+from isochat._types import written_by
 from isochat.backends import Backend
 from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Mapping
     from typing import Unpack
 
     from isochat._events import ChatEvent
@@ -318,7 +318,7 @@ def _tries(
     if retry is not None and not isinstance(retry, Retry):
         raise InvalidRequest(f"a value of type {type(retry).__name__} is none", path="retry")
     return Tries(
-        retry or Retry(attempts=found.attempts),
+        retry or _retry(found.attempts),
         found.timeout,
         renew=session.renew,
         budget=session.budget(request.endpoint),
@@ -326,18 +326,28 @@ def _tries(
     )
 
 
-@contextmanager
-def _asking(session: Backend, request: ChatRequest, tries: Tries) -> Iterator[None]:
+@functools.cache
+def _retry(attempts: int) -> Retry:
+    return Retry(attempts=attempts)
+
+
+class _asking:  # noqa: N801 - read as a word: `with _asking(…):`
     """What goes wrong while it is asked says where, and whoever listens hears of it."""
-    try:
-        yield
-    except ChatError as error:
-        error.backend, error.endpoint = session.name, request.endpoint
-        tries.end("failed", error=error)
-        raise
-    except BaseException as error:
-        tries.end("failed" if isinstance(error, Exception) else "abandoned", error=error)
-        raise
+
+    __slots__ = ("_request", "_session", "_tries")
+
+    def __init__(self, session: Backend, request: ChatRequest, tries: Tries) -> None:
+        self._session, self._request, self._tries = session, request, tries
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, ChatError):
+            error.backend, error.endpoint = self._session.name, self._request.endpoint
+        self._tries.end("failed" if isinstance(error, Exception) else "abandoned", error=error)
 
 
 def close() -> None:
@@ -378,8 +388,9 @@ def render(
 
 
 def _finished(response: ChatResponse, session: Backend, request: ChatRequest, tries: Tries) -> ChatResponse:
-    finished = noted(
-        written_by(response, request.endpoint),
+    finished = written_by(
+        response,
+        request.endpoint,
         backend=session.name,
         attempts=tries.attempts,
         elapsed=tries.elapsed(),

@@ -516,10 +516,10 @@ class ChatRequest:
         return frozenset(names)
 
 
-def written_by(response: ChatResponse, endpoint: str) -> ChatResponse:
-    """The answer of this endpoint, each of whose messages knows where it came from."""
+def written_by(response: ChatResponse, endpoint: str, **facts: Any) -> ChatResponse:
+    """The answer of this endpoint, each of whose messages knows where it came from, with these facts about it."""
     choices = tuple(replace(choice, message=replace(choice.message, origin=endpoint)) for choice in response.choices)
-    return noted(response, choices=choices, endpoint=endpoint)
+    return noted(response, choices=choices, endpoint=endpoint, **facts)
 
 
 def shorten(text: str, width: int = 60) -> str:

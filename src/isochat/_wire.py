@@ -215,6 +215,7 @@ class Incoming:
         self._whole: list[bytes] | None = [] if status != OK or not _says_stream(headers) else None
         self._status, self._headers, self._raw = status, headers, raw
         self._decoder = _sse.EventDecoder()
+        self._blank: list[bytes] = []  # what came before anything that could tell one from the other
         self._begun = False
 
     @property
@@ -224,10 +225,12 @@ class Incoming:
 
     def feed(self, read: bytes) -> Iterator[_sse.Event]:
         """Take what was read; give the events that it completes."""
-        if self._whole is None and not self._begun and read.strip():
-            self._begun = True
-            if read.lstrip().startswith(_NO_EVENT):  # the type was wrong
-                self._whole = []
+        if self._whole is None and not self._begun:
+            self._begun = bool(read.strip())
+            if not self._begun:
+                self._blank.append(read)
+            elif read.lstrip().startswith(_NO_EVENT):  # the type was wrong
+                self._whole = self._blank
         if self._whole is not None:
             self._whole.append(read)
             return iter(())

@@ -11,6 +11,7 @@ import copy
 import inspect
 import pickle
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,7 +58,7 @@ def _create(client: Any, **said: Any) -> Any:
 
 def test_every_keyword_of_create_is_used() -> None:
     """An option that `create` has a keyword for goes there, where tracers look, and any other in `extra_body`."""
-    keywords = set(inspect.signature(openai.resources.chat.completions.Completions.create).parameters)
+    keywords = set(inspect.signature(import_module("openai.resources.chat.completions").Completions.create).parameters)
 
     assert keywords & set(OPTIONS) == KEYWORDS
 
@@ -65,7 +66,7 @@ def test_every_keyword_of_create_is_used() -> None:
 def test_a_patched_create_sees_the_call(backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """What wraps `chat.completions.create`, as tracing libraries do, sees each call with its arguments."""
     seen: list[dict[str, Any]] = []
-    completions = openai.resources.chat.completions.Completions
+    completions = import_module("openai.resources.chat.completions").Completions
     create = completions.create
 
     def traced(self: Any, **said: Any) -> Any:
@@ -87,7 +88,7 @@ def test_nothing_above_sees_the_token(
 ) -> None:
     """The login is put on beneath the client: no tracer records it, and no error's request holds it."""
     seen: list[Any] = []
-    completions = openai.resources.chat.completions.Completions
+    completions = import_module("openai.resources.chat.completions").Completions
     create = completions.create
 
     def traced(self: Any, **said: Any) -> Any:

@@ -248,7 +248,7 @@ def test_what_hangs_on_the_one_client_sees_the_call(
 def test_a_subclass_of_yours_has_its_say(local: LocalEndpoint) -> None:
     """What your own subclass changes on the way down goes as it changed it: names that it hides stay hidden."""
 
-    class Hiding(openai.resources.chat.completions.Completions):
+    class Hiding(importlib.import_module("openai.resources.chat.completions").Completions):
         def create(self, *, messages: Any, **said: Any) -> Any:
             hidden = [{**turn, "content": turn["content"].replace("Ada", "somebody")} for turn in messages]
             return super().create(messages=hidden, **{**said, "max_tokens": 60})

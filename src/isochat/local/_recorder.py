@@ -248,7 +248,8 @@ class Door:
         self.host = host
         #: The service's address.
         self.far = far
-        self.scrubber = scrubber
+        #: What takes the secrets out.
+        self.scrubber: Scrubber = scrubber
         self._notes: list[_Note] = []
         self._changed = threading.Condition()
 
