@@ -63,7 +63,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def with_arguments(*arguments: str, plugin: str = "isochat") -> pytest.RunResult:
         strict = ["--strict-markers", "-W", "error", "-p", "no:cacheprovider", "-p", plugin]
-        return pytester.runpytest_subprocess(*strict, *arguments)
+        return pytester.runpytest_subprocess(*strict, *arguments, timeout=100)  # sooner than faulthandler_timeout
 
     return with_arguments
 
@@ -408,7 +408,7 @@ def test_a_port_that_is_taken_is_left_to_whoever_has_it(pytester: pytest.Pyteste
             assert "Hi" == query_chat("Hi", endpoint="databricks-gpt-5-1").text
     """)
 
-    run("-p", "no:randomly").assert_outcomes(passed=3)
+    run().assert_outcomes(passed=3)
 
 
 def test_what_it_needs_is_told(pytester: pytest.Pytester, run: Run) -> None:
