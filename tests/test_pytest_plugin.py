@@ -151,36 +151,37 @@ def test_any_client_finds_it(pytester: pytest.Pytester, run: Run, monkeypatch: p
             before["PYTEST_CURRENT_TEST"] = os.environ["PYTEST_CURRENT_TEST"]
             assert before == dict(os.environ)
 
-        @pytest.fixture(autouse=True)
-        def one_question(shell, isochat_local):
-            yield
-            assert 1 == len(isochat_local.questions)
+        @pytest.fixture
+        def answers(shell, isochat_local):
+            def once(text):
+                assert ("Hi", 1) == (text, len(isochat_local.questions))
+            return once
 
-        def test_isochat():
-            assert "Hi" == isochat.query_chat("Hi", endpoint=ENDPOINT).text
+        def test_isochat(answers):
+            answers(isochat.query_chat("Hi", endpoint=ENDPOINT).text)
 
         @pytest.mark.skipif("ai-query" not in {installed()!r}, reason="no SDK")
-        def test_isochat_over_sql():
-            assert "Hi" == isochat.query_chat("Hi", endpoint=ENDPOINT, backend="ai-query").text
+        def test_isochat_over_sql(answers):
+            answers(isochat.query_chat("Hi", endpoint=ENDPOINT, backend="ai-query").text)
 
-        def test_openai():
+        def test_openai(answers):
             openai = pytest.importorskip("openai")
             url = f"{{os.environ['DATABRICKS_HOST']}}/serving-endpoints"
             with openai.OpenAI(base_url=url, api_key=os.environ["DATABRICKS_TOKEN"]) as client:
                 answer = client.chat.completions.create(model=ENDPOINT, messages=HI)
-            assert "Hi" == answer.choices[0].message.content
+            answers(answer.choices[0].message.content)
 
-        def test_databricks_sdk():
+        def test_databricks_sdk(answers):
             sdk = pytest.importorskip("databricks.sdk")
             body = sdk.WorkspaceClient().api_client.do(
                 "POST", f"/serving-endpoints/{{ENDPOINT}}/invocations", body={{"messages": HI}}
             )
-            assert "Hi" == body["choices"][0]["message"]["content"]
+            answers(body["choices"][0]["message"]["content"])
 
-        def test_mlflow():
+        def test_mlflow(answers):
             deployments = pytest.importorskip("mlflow.deployments")
             answer = deployments.get_deploy_client("databricks").predict(endpoint=ENDPOINT, inputs={{"messages": HI}})
-            assert "Hi" == answer["choices"][0]["message"]["content"]
+            answers(answer["choices"][0]["message"]["content"])
     """)
     result = run("-W", "ignore::ResourceWarning", "-rs")
     outcomes = result.parseoutcomes()
