@@ -466,47 +466,74 @@ def test_several_processes(pytester: pytest.Pytester, run: Run) -> None:
     run("-p", "xdist", "-n", "2", "--isochat-backends", "rest,lossy").assert_outcomes(passed=40)
 
 
+# A local endpoint that takes what one with cassettes would, until there is one.
+RECORDING = """
+    import isochat.local
+
+    class Recording(isochat.local.LocalEndpoint):
+        def __init__(self, script=None, upstream=None, port=0, token=None, cassette=None, record_mode=None):
+            super().__init__(port=port, token=token)
+            self.tape = cassette, record_mode, script or upstream
+
+    isochat.local.LocalEndpoint = Recording
+"""
+
+
 def test_a_cassette_has_a_place_of_its_own(pytester: pytest.Pytester, run: Run) -> None:
     """`cassette=True` is a folder named after the test; the mode of the command line is for marked tests only."""
-    pytester.makeconftest("""
-        import isochat.local
-
-        class Recording(isochat.local.LocalEndpoint):  # as it would be
-            def __init__(self, script=None, port=0, token=None, cassette=None, record_mode=None):
-                super().__init__(script, port=port, token=token)
-                self.tape = cassette, record_mode
-
-        isochat.local.LocalEndpoint = Recording
-    """)
+    pytester.makeconftest(RECORDING)
     folder = pytester.mkdir("unit")
     (folder / "test_it.py").write_text(
         """
 import pathlib
 import pytest
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parent / "cassettes" / "test_it"
 
 @pytest.mark.isochat(cassette=True)
 @pytest.mark.parametrize("x", ["a/b"])
 def test_function(isochat_local, x):
-    assert isochat_local.tape == (HERE / "cassettes/test_it/test_function[a-b]", "once")
+    assert isochat_local.tape == (HERE / "test_function[a-b]", "once", None)
 
-@pytest.mark.isochat(cassette=True)
+@pytest.mark.isochat(cassette=True, upstream="https://real.cloud.databricks.com")
 class TestClass:
     def test_method(self, isochat_local):
-        assert isochat_local.tape == (HERE / "cassettes/test_it/TestClass.test_method", "once")
+        assert isochat_local.tape == (HERE / "TestClass.test_method", "once", "https://real.cloud.databricks.com")
 
     @pytest.mark.isochat(cassette="named", record_mode="all")
     def test_named(self, isochat_local):
-        assert isochat_local.tape == ("named", "once")
+        assert isochat_local.tape == ("named", "once", "https://real.cloud.databricks.com")
+
+    @pytest.mark.isochat(cassette=None)
+    def test_without(self, isochat_local):
+        assert isochat_local.tape == (None, None, "https://real.cloud.databricks.com")
 
 def test_none(isochat_local):
-    assert isochat_local.tape == (None, None)
+    assert isochat_local.tape == (None, None, None)
 """,
         encoding="utf-8",
     )
 
-    run("--isochat-record-mode=once").assert_outcomes(passed=4)
+    run("--isochat-record-mode=once").assert_outcomes(passed=5)
+
+
+def test_a_cassette_that_is_replayed_answers_alone(pytester: pytest.Pytester, run: Run) -> None:
+    """What a test says about how to record it is no error when it is not recorded."""
+    pytester.makeconftest(RECORDING)
+    pytester.makepyfile("""
+        import pytest
+
+        pytestmark = pytest.mark.isochat(cassette="here", upstream="https://real.cloud.databricks.com")
+
+        def test_replayed(isochat_local):
+            assert isochat_local.tape == ("here", "none", None)
+
+        @pytest.mark.isochat(record_mode="new_episodes")
+        def test_recorded(isochat_local):
+            assert isochat_local.tape == ("here", "new_episodes", "https://real.cloud.databricks.com")
+    """)
+
+    run().assert_outcomes(passed=2)
 
 
 # ---- backends

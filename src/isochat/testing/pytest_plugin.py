@@ -18,7 +18,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from isochat.local import LocalEndpoint
 
@@ -176,6 +175,8 @@ def _started(request: pytest.FixtureRequest) -> LocalEndpoint:
     if isinstance(script := said.get("script"), Script):  # that other tests may have played
         script.reset()
     address = request.config.stash.setdefault(_ADDRESS, {})
+    if said.keys() & {"host", "port", "token"} or {"cassette", "upstream"} <= said.keys():
+        address = {}  # its own: where a workspace is recorded, it may be the one that knows the token
     try:
         try:
             local = LocalEndpoint(**{**address, **said}).start()
@@ -184,8 +185,7 @@ def _started(request: pytest.FixtureRequest) -> LocalEndpoint:
             local = LocalEndpoint(**said).start()
     except (ImportError, OSError, TypeError, ValueError) as error:
         _fail(request, str(error))
-    if not said.keys() & {"host", "port", "token"}:
-        address.update(port=int(local.host.rpartition(":")[2]), token=local.token)
+    address.update(port=int(local.host.rpartition(":")[2]), token=local.token)
     return local
 
 
@@ -206,18 +206,21 @@ def _keywords(request: pytest.FixtureRequest, known: Mapping[str, Any]) -> dict[
                 hint = f"did you mean {near[0]!r}?" if near else f"there are family, {', '.join(known)}"
                 _fail(request, f"there is no keyword {name!r}: {hint}")
         said |= mine
-    if said.get("cassette") is True:
-        said["cassette"] = _cassette(request)
-    if "cassette" in said and (mode := request.config.getoption("isochat_record_mode")):
-        said["record_mode"] = mode
+    if said.get("cassette"):
+        _insert_cassette(request, said)
     return said
 
 
-def _cassette(request: pytest.FixtureRequest) -> Path:
-    """`cassettes/<module>/<test>` beside the test's file."""
-    test = ".".join([*([request.cls.__name__] if request.cls else []), request.node.name])
-    path: Path = request.path
-    return path.parent / "cassettes" / path.stem / re.sub(r"[^\w.\[\]-]+", "-", test)
+def _insert_cassette(request: pytest.FixtureRequest, said: dict[str, Any]) -> None:
+    """Which cassette, `cassettes/<module>/<test>` beside the test's file if not said, and what becomes of it."""
+    if said["cassette"] is True:
+        test = ".".join([*([request.cls.__name__] if request.cls else []), request.node.name])
+        said["cassette"] = request.path.parent / "cassettes" / request.path.stem / re.sub(r"[^\w.\[\]-]+", "-", test)
+    if mode := request.config.getoption("isochat_record_mode"):
+        said["record_mode"] = mode
+    if said.setdefault("record_mode", "none") == "none":  # the cassette answers, so nothing else is asked
+        for name in ("script", "upstream", "upstream_key"):
+            said.pop(name, None)
 
 
 def _fail(request: pytest.FixtureRequest, why: str) -> NoReturn:
