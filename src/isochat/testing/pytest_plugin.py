@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _CHOSEN = pytest.StashKey["dict[str, bool]"]()
 _ADDRESS = pytest.StashKey["dict[str, Any]"]()
+_USES = pytest.mark.usefixtures("isochat_local")
 
 # What would lead an app elsewhere than to the local endpoint: isochat's own variables, and those of the Databricks SDK.
 # The SDK refuses a token beside a service principal's ARM_… or Google's credentials.
@@ -141,11 +142,10 @@ def chat_backend(request: pytest.FixtureRequest, _isochat_backend: str | None, m
 
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: object) -> None:
     """What is marked runs against the local endpoint, whether it asks for it or not."""
-    uses = pytest.mark.usefixtures("isochat_local")
-    if _marked(collector.own_markers) and uses.mark not in collector.own_markers:
-        collector.add_marker(uses)
+    if _marked(collector.own_markers) and _USES.mark not in collector.own_markers:
+        collector.add_marker(_USES)
     if inspect.isfunction(obj) and _marked(getattr(obj, "pytestmark", ())):
-        uses(obj)
+        _USES(obj)
 
 
 def _marked(markers: Any) -> bool:
