@@ -109,7 +109,7 @@ class Scrubber:
             case list() | tuple():
                 return type(value)(map(self.anything, value)) if type(value) in (list, tuple) else value
             case dict():
-                return {key: self._named(key, each) for key, each in value.items()}
+                return {self.anything(key): self._named(key, each) for key, each in value.items()}
         return value
 
     def _named(self, key: Any, value: Any) -> Any:
