@@ -757,7 +757,11 @@ def serve(
     ] = None,
     script: Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML script of answers.")] = None,
     upstream: Annotated[
-        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that is to answer (Ollama, vLLM, …).")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server that is to answer (Ollama, vLLM, …), or a workspace to record.",
+        ),
     ] = None,
     upstream_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="The variable that holds the upstream server's key.")
@@ -769,6 +773,23 @@ def serve(
         str | None,
         typer.Option(metavar="NAME", help="The variable that holds the token to demand; a random one if not said."),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Record every question and its answer into this directory.")
+    ] = None,
+    record_mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="once|new_episodes|all",
+            help="What --record does with recordings that are there: 'all' records anew.",
+            show_default="all",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Answer from the recordings in this directory, and nothing else.")
+    ] = None,
+    pace: Annotated[
+        float, typer.Option(min=0, help="How slow recordings are replayed: 1 as recorded, 0 without waiting.")
+    ] = 0.0,
 ) -> None:
     """Run the local endpoint until Ctrl-C.
 
@@ -777,6 +798,18 @@ def serve(
     `isochat serve > local.env &`, then `. ./local.env`.
     """
     from isochat.local import serve as run
+
+    if record is not None and replay is not None:
+        raise typer.BadParameter("either that or --record; --record-mode new_episodes does both", param_hint="--replay")
+    if record_mode is not None and record is None:
+        raise typer.BadParameter("it says how to --record, which is not given", param_hint="--record-mode")
+    if record_mode == "none":
+        raise typer.BadParameter("that is what --replay DIR does", param_hint="--record-mode")
+    endpoints: list[LocalEndpoint] = []
+
+    def ready(local: LocalEndpoint) -> None:
+        endpoints.append(local)
+        _print_environment(local, token_env=token_env)
 
     models = dict(_pair(each) for each in model or ())
     settings: dict[str, Any] = {
@@ -789,7 +822,10 @@ def serve(
         "upstream_key": _variable(upstream_key_env, "--upstream-key-env"),
         "faults": _faults(faults) if faults is not None else (),
         "token": _variable(token_env, "--token-env"),
-        "ready": functools.partial(_print_environment, token_env=token_env),
+        "ready": ready,
+        "cassette": record or replay,
+        "record_mode": (record_mode or "all") if record is not None else None,
+        "pace": pace,
     }
     try:
         run(**settings)
@@ -799,12 +835,20 @@ def serve(
         _fail(f"that cannot be served: {error}", USAGE)
     except OSError as error:
         _fail(f"cannot listen on {host}, port {port}: {error.strerror or error}", NO)
+    if record is not None:
+        count = len(endpoints[0].recorded)
+        _say(f"{count} exchange{'' if count == 1 else 's'} recorded in {record}")
 
 
 def _print_environment(local: LocalEndpoint, *, token_env: str | None) -> None:
-    # A token of the user's own is never shown, so the shell that reads these lines must know it as well.
-    token = f'"${token_env}"' if token_env else shlex.quote(local.token)
-    _write(f"export DATABRICKS_HOST={shlex.quote(local.host)}\nexport DATABRICKS_TOKEN={token}\n")
+    lines = f"export DATABRICKS_HOST={shlex.quote(local.host)}\n"
+    if local.passes_logins:
+        _say("clients log in with the workspace's own tokens, or --upstream-key-env names one for all of them")
+    else:
+        # A token of the user's own is never shown, so the shell that reads these lines must know it as well.
+        token = f'"${token_env}"' if token_env else shlex.quote(local.token)
+        lines += f"export DATABRICKS_TOKEN={token}\n"
+    _write(lines)
     if local.host.split("//")[1].rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]"):
         _say("whoever reaches this machine over the network reaches it too")
     _say("the local endpoint is ready; Ctrl-C ends it")

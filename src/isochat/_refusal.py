@@ -291,6 +291,8 @@ def _kind(status: int | None, code: str | None, message: str, *, filtered: bool)
         return ContextLengthExceeded
     if status == 401 or (status == 403 and _BAD_TOKEN.search(message)):
         return AuthenticationFailed
+    if code == "RECORDING_NOT_FOUND":  # a replay's, with 404: the endpoint may well be there
+        return RequestRefused
     known: dict[int, type[ServiceError]] = {
         403: PermissionDenied,
         404: EndpointNotFound,

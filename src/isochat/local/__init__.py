@@ -15,6 +15,7 @@ the service is not written down twice.
 
 from __future__ import annotations
 
+from isochat.local._cassette import Unmatched
 from isochat.local._endpoint import LocalEndpoint, serve, shared
 from isochat.local._families import FAMILIES, Endpoint, Family, endpoints
 from isochat.local._faults import Fault
@@ -40,6 +41,7 @@ __all__ = [
     "Script",
     "ScriptError",
     "Scrubber",
+    "Unmatched",
     "endpoints",
     "instance",
     "serve",

@@ -32,6 +32,14 @@ class Reply:
     body: bytes = b""
     events: AsyncIterator[bytes] | None = None
     pause: float = 0.0
+    #: Whether it is worth recording: not if it comes from a recording, or says that there is no answer.
+    record: bool = True
+
+    @classmethod
+    def of_json(cls, status: int, body: object, headers: dict[str, str] | None = None, *, record: bool = True) -> Reply:
+        """A reply whose body is JSON."""
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        return cls(status, {"content-type": "application/json", **(headers or {})}, content, record=record)
 
 
 def event(data: object) -> bytes:
@@ -48,9 +56,7 @@ async def carry(request: web.BaseRequest, reply: Reply, fault: Fault | None = No
         await asyncio.sleep(fault.stall)
     if fault.reset is True:
         return reset(request)
-    reply.headers.update({name.lower(): value for name, value in fault.headers.items()})
-    if fault.retry_after is not None:
-        reply.headers["retry-after"] = str(fault.retry_after)
+    reply.headers.update(fault.heading)
     if fault.junk is not None:
         reply.body, reply.events = fault.junk.encode() if isinstance(fault.junk, str) else fault.junk, None
     if reply.events is not None and fault.content_length is not None:

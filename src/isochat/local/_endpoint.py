@@ -12,8 +12,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
+from isochat.local._cassette import Cassette, is_workspace
 from isochat.local._families import FAMILIES, Endpoint, endpoints
 from isochat.local._faults import Body, Fault, Verbatim, body_bytes
+from isochat.local._recorder import address
 from isochat.local._running import Running
 from isochat.local._script import Script
 from isochat.local._sign_in import SignIn
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from isochat.local._cassette import RecordMode, Unmatched
     from isochat.local._received import Received
     from isochat.local._server import Service
 
@@ -49,7 +52,13 @@ class LocalEndpoint:
     endpoints to serve (all if not said), `faults` what shall go wrong first. It listens on loopback unless told
     otherwise and demands its token.
 
-    Raises ValueError for a script, model or fault that makes no sense, and OSError when the port is taken.
+    `cassette` is a directory of recorded exchanges, and `record_mode` says what becomes of it: `"none"` (if not said)
+    replays it and answers nothing else, `"once"` replays it if there is anything in it and records otherwise,
+    `"new_episodes"` replays what is there and records what is not, `"all"` records everything anew. What is recorded is
+    what answers: a workspace, if `upstream` is the address of one (`https://…`, without a path), or else this endpoint.
+    `pace` times the seconds that an answer took are waited when it is replayed.
+
+    Raises ValueError for a script, model, fault or recording that makes no sense, and OSError when the port is taken.
     """
 
     def __init__(  # noqa: PLR0917 - may be given in this order, and are as good by name
@@ -64,9 +73,17 @@ class LocalEndpoint:
         faults: str | Sequence[Fault | Mapping[str, Any] | str | int] | Fault | Mapping[str, Any] = (),
         *,
         families: Iterable[str] | None = None,
+        cassette: str | os.PathLike[str] | None = None,
+        record_mode: RecordMode | None = None,
+        pace: float = 0.0,
     ) -> None:
         self._script = script if script is None or isinstance(script, Script) else Script.read(script)
         self._upstream, self._upstream_key = upstream, upstream_key
+        self._cassette = _inserted(cassette, record_mode, pace, upstream, answers=script is not None)
+        self._pace = pace
+        if token is not None and self.passes_logins:
+            msg = "token: clients log in at the workspace that is recorded, unless upstream_key logs in for them"
+            raise ValueError(msg)
         self._endpoints = _served(models, families)
         self._sign_in = SignIn(token)
         self._bind, self._port = host, port
@@ -119,10 +136,20 @@ class LocalEndpoint:
 
     def _service(self) -> Service:
         from isochat.local._server import Service
+        from isochat.local._tape import Tape
         from isochat.local._upstream import Upstream
+        from isochat.local._workspace import Workspace
 
         hosts = None if self._bind in _ANY_HOST else frozenset({self._bind.lower(), f"[{self._bind.lower()}]"})
-        upstream = None if self._upstream is None else Upstream(self._upstream, self._upstream_key)
+        upstream = workspace = tape = None
+        if self._upstream is not None and self._cassette is not None and is_workspace(self._upstream):
+            if self._cassette.records:
+                workspace = Workspace(self._upstream, self._upstream_key, self.token)
+        elif self._upstream is not None:
+            upstream = Upstream(self._upstream, self._upstream_key)
+        if self._cassette is not None:
+            self._cassette.clean.secrets(self.token, self.client_secret, self._upstream_key)
+            tape = Tape(self._cassette, workspace, self._pace)
         return Service(
             self._endpoints,
             self._sign_in,
@@ -130,6 +157,7 @@ class LocalEndpoint:
             self.received,
             self._script,
             upstream,
+            tape,
             hosts,
             self._remembers,
         )
@@ -153,6 +181,12 @@ class LocalEndpoint:
     def token(self) -> str:
         """The token it demands as `Authorization: Bearer …`."""
         return self._sign_in.token
+
+    @property
+    def passes_logins(self) -> bool:
+        """Whether it asks for no token of its own: a workspace is recorded, and clients log in as they do there."""
+        workspace = self._upstream is not None and is_workspace(self._upstream) and self._upstream_key is None
+        return workspace and self._cassette is not None and self._cassette.records
 
     @property
     def client_id(self) -> str:
@@ -184,6 +218,16 @@ class LocalEndpoint:
     def questions(self) -> list[Received]:
         """Those of `received` that were chat questions."""
         return [r for r in self.received if r.question]
+
+    @property
+    def recorded(self) -> list[Path]:
+        """The files that were written into the cassette, in the order in which they were."""
+        return [] if self._cassette is None else list(self._cassette.recorded)
+
+    @property
+    def unmatched(self) -> list[Unmatched]:
+        """The requests that no recording answered: what the client was told of each, and how it differs, whole."""
+        return [] if self._cassette is None else list(self._cassette.unmatched)
 
     @property
     def open_connections(self) -> int:
@@ -220,12 +264,14 @@ class LocalEndpoint:
             self._orders.append((order, 1))
 
     def reset(self) -> None:
-        """Forget what was received, what was ordered, and which rules of the script were used."""
+        """Forget what was received, ordered and not matched, and which rules and recordings were used."""
         with self._lock:
             self._orders.clear()
         self.received.clear()
         if self._script is not None:
             self._script.reset()
+        if self._cassette is not None:
+            self._cassette.rewind()
 
     def _next_order(self) -> Fault | Verbatim | None:
         with self._lock:
@@ -248,6 +294,31 @@ def _served(
         msg = f"families: there is no {min(unknown)!r}; there are {', '.join(FAMILIES)}"
         raise ValueError(msg)
     return {n: e for n, e in endpoints(models).items() if n in (models or {}) or e.family.name in wanted}
+
+
+def _inserted(
+    folder: str | os.PathLike[str] | None, mode: str | None, pace: float, upstream: str | None, *, answers: bool
+) -> Cassette | None:
+    """The cassette, or None for none; what contradicts it is refused."""
+    if not 0 <= pace < float("inf"):
+        msg = f"pace: expected 0 for no wait, 1 for as long as it took, or another factor, not {pace!r}"
+        raise ValueError(msg)
+    if folder is None:
+        if mode is not None or pace:
+            msg = f"{'pace' if mode is None else 'record_mode'} is about a cassette, and none is given"
+            raise ValueError(msg)
+        return None
+    cassette = Cassette(folder, "none" if mode is None else mode)
+    if cassette.mode == "none" and (answers or upstream is not None):
+        what = "script" if answers else "upstream"
+        msg = f"{what}: with record_mode 'none' the cassette answers, and nothing else is asked"
+        raise ValueError(msg)
+    if upstream is not None and is_workspace(upstream):
+        if answers:
+            msg = "script: a workspace that is recorded answers everything itself (its address has no path)"
+            raise ValueError(msg)
+        cassette.clean.learn_host(address(upstream))
+    return cassette
 
 
 def _is_loopback(bind: str) -> bool:
@@ -320,6 +391,10 @@ def serve(  # noqa: PLR0917 - as LocalEndpoint
     faults: str | Sequence[Fault | Mapping[str, Any] | str | int] | Fault | Mapping[str, Any] = (),
     token: str | None = None,
     ready: Callable[[LocalEndpoint], None] | None = None,
+    *,
+    cassette: str | os.PathLike[str] | None = None,
+    record_mode: RecordMode | None = None,
+    pace: float = 0.0,
 ) -> None:
     """Serve in the foreground until Ctrl-C, SIGTERM, or somebody stops the endpoint; then end quietly.
 
@@ -330,7 +405,20 @@ def serve(  # noqa: PLR0917 - as LocalEndpoint
     if threading.current_thread() is threading.main_thread():
         before = {s: signal.signal(s, lambda *_: over.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        local = LocalEndpoint(script, upstream, upstream_key, models, token, host, port, faults, families=families)
+        local = LocalEndpoint(
+            script,
+            upstream,
+            upstream_key,
+            models,
+            token,
+            host,
+            port,
+            faults,
+            families=families,
+            cassette=cassette,
+            record_mode=record_mode,
+            pace=pace,
+        )
         local._remembers = REMEMBERED  # noqa: SLF001 - same module
         with local:
             if ready is not None:

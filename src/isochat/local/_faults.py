@@ -124,6 +124,18 @@ class Fault:
         """Whether it takes the place of the answer, so that the question is not even read."""
         return any(v is not None for v in (self.status, self.error_code, self.message, self.body))
 
+    @property
+    def heading(self) -> dict[str, str]:
+        """The headers it adds, their names in lower case."""
+        retry_after = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return {name.lower(): value for name, value in self.headers.items()} | retry_after
+
+    @property
+    def breaks(self) -> bool:
+        """Whether the answer does not arrive as it is: cut, reset, or other bytes in its place."""
+        ends = (self.cut_after, self.drop_after, self.error_event, self.content_length, self.junk)
+        return self.reset is not False or any(end is not None for end in ends)
+
     @classmethod
     def parse(cls, spec: Fault | Mapping[str, Any] | str | int) -> Fault:
         """A fault from a mapping, from its JSON or YAML text, or from a bare status (`"429"`).

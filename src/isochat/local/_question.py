@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Question", "Tool", "text_of", "words"]
 
 #: What says how to carry the answer, not what is asked; the same question must get the same answer without it.
-_CARRIAGE = frozenset({"model", "stream", "stream_options", "client_request_id", "usage_context", "user"})
+CARRIAGE = frozenset({"model", "stream", "stream_options", "client_request_id", "usage_context", "user"})
 
 
 def words(text: str) -> list[str]:
@@ -63,7 +63,7 @@ class Question:
     @classmethod
     def of(cls, body: Mapping[str, Any], endpoint: Endpoint) -> Question:
         """The question a body asks of an endpoint."""
-        asked = {k: v for k, v in body.items() if k not in _CARRIAGE and v is not None}
+        asked = {k: v for k, v in body.items() if k not in CARRIAGE and v is not None}
         text = json.dumps([endpoint.name, asked], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return cls(endpoint, body, hashlib.sha256(text.encode()).hexdigest())
 

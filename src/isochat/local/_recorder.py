@@ -32,7 +32,7 @@ __all__ = ["Door", "Exchange", "Recorder", "Scrubber"]
 
 _BIND = "127.0.0.1"
 _PATIENCE = 2.0  # seconds that `take` waits for the end of what is under way
-_HOP = frozenset(  # RFC 9110 §7.6.1: about one connection, not about the question
+HOP = frozenset(  # RFC 9110 §7.6.1: about one connection, not about the question
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 
@@ -73,6 +73,12 @@ class Scrubber:
                 found += [part.partition("=")[2] for part in found]  # a cookie's
                 found += [_password(part) for part in found if value[:6].lower() == "basic "]
                 self._known |= {part.encode("utf-8", "surrogateescape") for part in found if len(part) >= _SHORTEST}
+
+    def copy(self) -> Scrubber:
+        """One that knows the same, and may learn more."""
+        other = Scrubber()
+        other._known = set(self._known)
+        return other
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Header lines without their secrets."""
@@ -304,7 +310,7 @@ class Recorder:
     """
 
     def __init__(self, far: str, *, ssl: ssl.SSLContext | None = None) -> None:
-        self._far, self._ssl = _address(far), ssl
+        self._far, self._ssl = address(far), ssl
         #: Knows every credential that has passed by any door.
         self.scrubber = Scrubber()
         self._doors: dict[int, Door] = {}
@@ -331,7 +337,7 @@ class Recorder:
         if self._running is None:
             msg = "the recorder is not started"
             raise RuntimeError(msg)
-        return self._open(self._running.listen(_BIND), self._far if far is None else _address(far))
+        return self._open(self._running.listen(_BIND), self._far if far is None else address(far))
 
     @property
     def host(self) -> str:
@@ -370,12 +376,30 @@ class Recorder:
         return f"<Recorder of {self._far}{'' if self._running else ', not running'}>"
 
 
-def _address(far: str) -> str:
+def address(far: str) -> str:
+    """The address of a service, checked. Raises ValueError."""
     url = urlsplit(far)
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.query or url.fragment:
         msg = "the address of the service must be http://… or https://…, without a login and without a query"
         raise ValueError(msg)
     return far.rstrip("/")
+
+
+def session(far: str, context: ssl.SSLContext | None = None, *, unpack: bool = False) -> aiohttp.ClientSession:
+    """Connections to the service, over which bytes go as they are; with `unpack`, not compressed."""
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
+        connector=aiohttp.TCPConnector(limit=0, ssl=context or True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=unpack,
+        read_bufsize=2**20,
+        max_line_size=2**16,
+        max_field_size=2**16,
+        # What is on this machine is reached without a proxy, whatever the environment says.
+        trust_env=urlsplit(far).hostname not in {"127.0.0.1", "localhost", "::1"},
+    )
 
 
 class _Proxy:
@@ -409,20 +433,8 @@ class _Proxy:
             await session.close()
 
     def _to(self, far: str) -> aiohttp.ClientSession:
-        import aiohttp
-
         if far not in self._sessions:
-            self._sessions[far] = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl or True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=2**20,
-                max_line_size=2**16,
-                max_field_size=2**16,
-                # What is on this machine is reached without a proxy, whatever the environment says.
-                trust_env=urlsplit(far).hostname not in {"127.0.0.1", "localhost", "::1"},
-            )
+            self._sessions[far] = session(far, self._ssl)
         return self._sessions[far]
 
     async def _carry(self, request: web.BaseRequest, door: Door, note: _Note) -> web.StreamResponse:
@@ -434,7 +446,7 @@ class _Proxy:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         note.body = b"".join([part async for part in request.content.iter_any()])
-        kept = [(k, v) for k, v in note.headers if k.lower() not in _HOP | {"host", "content-length", "expect"}]
+        kept = [(k, v) for k, v in note.headers if k.lower() not in HOP | {"host", "content-length", "expect"}]
         sent = [(k, v) for k, v in kept if k.lower() != "accept-encoding"]
         response = None
         try:
@@ -453,7 +465,7 @@ class _Proxy:
                 note.reply_headers = tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in reply.raw_headers)
                 response = web.StreamResponse(status=reply.status, reason=reply.reason)
                 for name, value in note.reply_headers:
-                    if name.lower() not in _HOP:
+                    if name.lower() not in HOP:
                         response.headers.add(name, value)
                 if (
                     "content-length" not in reply.headers

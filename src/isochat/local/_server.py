@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from isochat.local._families import Endpoint
     from isochat.local._script import Script
     from isochat.local._sign_in import SignIn
+    from isochat.local._tape import Take, Tape
 
 __all__ = ["Service"]
 
@@ -65,6 +66,8 @@ class Service:
     received: list[Received]
     script: Script | None = None
     upstream: Upstream | None = None
+    #: Asked before anything else answers, and told what was answered.
+    tape: Tape | None = None
     #: Host names it answers to besides loopback's; None for any.
     hosts: frozenset[str] | None = frozenset()
     #: How many requests `received` remembers; None for all.
@@ -80,7 +83,7 @@ class Service:
             path = request.raw_path.partition("?")[0]
             segments = [unquote(s) for s in path.split("/")[1:]]
             named = _chat_name(request.method, segments)
-            refused = None if _is_open(path) else self.sign_in.refusal(request.headers.get("Authorization"))
+            refused = None if _is_open(path) else self._refused(request.headers.get("Authorization"))
             # A stranger could otherwise fill the memory with what is remembered of each request.
             body = await _read(request, LARGEST["agent"] if refused is None and not _is_open(path) else MIB)
             if path not in _CONTROL:
@@ -105,11 +108,16 @@ class Service:
                 )
             if refused is not None:
                 return await self._send(request, _json(*refused))
+            take = None if self.tape is None else self.tape.begin(request.method, path, request.headers, body)
             if is_statement(segments):
-                return await self._sql(request, segments, body)
-            if named is None:
-                return await self._send(request, self._other(request, path, segments, body))
-            return await self._chat(request, body, named)
+                reply, fault = await self._sql(request, segments, body, take)
+            elif named is None:
+                reply, fault = self._other(request, path, segments, body), None
+            else:
+                reply, fault = await self._chat(request, body, named, take)
+            if self.tape is not None and take is not None:
+                await self.tape.keep(take, reply, fault)
+            return await self._send(request, reply, fault)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except _TooSlow:
@@ -124,9 +132,16 @@ class Service:
             return await self._send(request, _error(500, "INTERNAL_ERROR", f"The local endpoint failed: {why!r}"))
 
     async def close(self) -> None:
-        """Close the connections to the upstream."""
-        if self.upstream is not None:
-            await self.upstream.close()
+        """Close the connections to what is behind it."""
+        for behind in (self.upstream, self.tape):
+            if behind is not None:
+                await behind.close()
+
+    def _refused(self, authorization: str | None) -> tuple[int, dict[str, Any]] | None:
+        """Who may not ask; where a workspace answers clients with logins of their own, it judges them."""
+        if authorization and self.tape is not None and self.tape.passes_logins:
+            return None
+        return self.sign_in.refusal(authorization)
 
     def _host_is_mine(self, host: str) -> bool:
         """Loopback by name, so that no web page can reach the endpoint through a name of its own (DNS rebinding)."""
@@ -181,31 +196,44 @@ class Service:
             f"No API found for '{request.method} {path}'. The local endpoint emulates: {emulated}.",
         )
 
-    async def _sql(self, request: web.BaseRequest, segments: list[str], body: bytes | None) -> web.StreamResponse:
+    async def _sql(
+        self, request: web.BaseRequest, segments: list[str], body: bytes | None, take: Take | None
+    ) -> tuple[Reply, Fault | None]:
         """A SQL statement; what is ordered for the next chat question happens to the model that it asks."""
         order = self._ordered(request) if "X-Isochat-Fault" in request.headers else None
         if isinstance(order, Reply):
-            return await self._send(request, order)
+            return order, None
         if isinstance(order, Fault) and order.answers:
-            return await self._send(request, _ordered_answer(order), order)
-        said = await self.warehouse.answer(self, request.method, segments, body)
-        return await self._send(request, _json(*said), order if isinstance(order, Fault) else None)
+            return _ordered_answer(order), order
+        reply = await self._taped(take)
+        if reply is None:
+            reply = _json(*await self.warehouse.answer(self, request.method, segments, body))
+        return reply, order if isinstance(order, Fault) else None
+
+    async def _taped(self, take: Take | None) -> Reply | None:
+        """What a recording answers, or the workspace that is being recorded; None if neither does."""
+        return None if self.tape is None or take is None else await self.tape.reply(take)
 
     # --- chat ------------------------------------------------------------------------------------------------------
 
-    async def _chat(self, request: web.BaseRequest, raw: bytes | None, name: str) -> web.StreamResponse:
+    async def _chat(
+        self, request: web.BaseRequest, raw: bytes | None, name: str, take: Take | None
+    ) -> tuple[Reply, Fault | None]:
         order = self._ordered(request)
         if isinstance(order, Reply):
-            return await self._send(request, order)
+            return order, None
         if isinstance(order, Verbatim):
-            return await self._send(request, _verbatim(order))
+            return _verbatim(order), None
         if order is not None and order.answers:
-            return await self._send(request, _ordered_answer(order), order)
+            return _ordered_answer(order), order
+        reply = await self._taped(take)
+        if reply is not None:
+            return reply, order
         path = request.raw_path.partition("?")[0]
         reply, fault = await self._answered(
             raw, name, invocations=path.endswith("/invocations"), responses=path.endswith("/responses")
         )
-        return await self._send(request, reply, order or fault)
+        return reply, order or fault
 
     def _ordered(self, request: web.BaseRequest) -> Fault | Verbatim | Reply | None:
         spec = request.headers.get("X-Isochat-Fault")
@@ -344,8 +372,7 @@ def _is_open(path: str) -> bool:
 
 
 def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Reply:
-    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-    return Reply(status, {"content-type": "application/json", **(headers or {})}, content)
+    return Reply.of_json(status, body, headers)
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Reply:
