@@ -536,6 +536,31 @@ def test_a_cassette_that_is_replayed_answers_alone(pytester: pytest.Pytester, ru
     run().assert_outcomes(passed=2)
 
 
+def test_a_recording_answers_in_place_of_the_script(pytester: pytest.Pytester, run: Run) -> None:
+    """Recorded once, the same test is answered by the file, and by nothing else."""
+    pytester.makepyfile("""
+        import pytest
+        from isochat import query_chat
+
+        @pytest.mark.isochat(cassette=True, script=[{"reply": "from the tape"}])
+        def test_app(isochat_local):
+            assert query_chat("Hi", endpoint="databricks-gpt-5-1").text == "from the tape"
+            assert not isochat_local.unmatched
+    """)
+
+    run("--isochat-record-mode=once").assert_outcomes(passed=1)
+    (recording,) = pytester.path.glob("cassettes/*/test_app/*.yaml")
+    before = recording.read_bytes()
+    run().assert_outcomes(passed=1)
+    assert before == recording.read_bytes()
+
+    changed = recording.read_text(encoding="utf-8").replace("from the tape", "from another tape")
+    recording.write_text(changed, encoding="utf-8")
+    result = run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*from another tape*"])
+
+
 # ---- backends
 
 ASKS = """
