@@ -56,6 +56,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         metadata = pytester.mkdir(f"{name}-0.dist-info")
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n", encoding="utf-8")
         (metadata / "entry_points.txt").write_text(text, encoding="utf-8")
+    pytester.makeini("[pytest]")  # whatever stands in a folder above
     pytester.makepyfile(strangers=STRANGERS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), *sys.path]))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

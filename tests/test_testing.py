@@ -55,6 +55,7 @@ SUITE = """
 def run(folder: Path, departures: str, *arguments: str, require: str = "") -> tuple[int, str]:
     file = folder / "test_terse.py"
     file.write_text(textwrap.dedent(SUITE) % departures, encoding="utf-8")
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # whatever stands in a folder above
     done = subprocess.run(
         [
             sys.executable,
