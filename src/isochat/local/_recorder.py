@@ -312,7 +312,7 @@ class Recorder:
     def __init__(self, far: str, *, ssl: ssl.SSLContext | None = None) -> None:
         self._far, self._ssl = address(far), ssl
         #: Knows every credential that has passed by any door.
-        self.scrubber = Scrubber()
+        self.scrubber: Scrubber = Scrubber()
         self._doors: dict[int, Door] = {}
         self._running: Running | None = None
         self._first: Door | None = None
