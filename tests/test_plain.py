@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from isochat import _sse
+from isochat import Message, _request, _sse
 from isochat._decode import decode_chunk, decode_completion
 from isochat._plain import plain_chunk, plain_completion
 
@@ -83,3 +83,23 @@ def test_every_sample_is_read_the_same(sample: str) -> None:
             short_chunk = plain_chunk(value)
 
             assert short_chunk is None or short_chunk == decode_chunk(value)
+
+
+def test_a_message_is_read_the_same() -> None:
+    """A caller's message that only says who and what, and any that differs from one."""
+    said = {"role": "user", "content": "Hi."}
+    roles = ["user", "assistant", "system", "developer", "tool", "function", "human", "", None, 1]
+    texts: list[Any] = ["", "Hi.", "grün", "\ud83d", None, ["Hi."], [{"type": "text", "text": "Hi."}]]
+    several = [*odd_ones(said), *({"role": role, "content": text} for role in roles for text in texts)]
+    found = [_request._message(one, "m") for one in several if isinstance(outcome(read_one, one), Message)]
+
+    assert 20 < len(found) < len(several)
+    assert [] == [one for one in several if isinstance(one, dict) and outcome(read_one, one) != outcome(read_long, one)]
+
+
+def read_one(said: Any) -> Message:
+    return _request._message(said, "m")
+
+
+def read_long(said: Any) -> Message:
+    return _request._from_mapping(said, "m")

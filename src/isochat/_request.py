@@ -132,6 +132,10 @@ def _is_one(item: Any) -> bool:
 
 
 def _message(item: Any, path: str) -> Message:
+    if type(item) is dict and len(item) == 2:  # who and what, as in most: the shortest way to what stands below
+        role, content = item.get("role"), item.get("content")
+        if type(content) is str and type(role) is str and role in ROLES and role != "tool":
+            return Message(role, _clean_text(content, f"{path}.content"))
     match item:
         case Message():
             return _of_ours(item, path)

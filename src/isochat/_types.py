@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from isochat.errors import Attempt, MalformedReply
 
+T = TypeVar("T")
 Extra: TypeAlias = Mapping[str, Any]
 
 
@@ -382,15 +383,22 @@ class _OnDemand:
         self._slot.__set__(response, value)
 
 
-_SLOTS: dict[str, Any] = {each.name: ChatResponse.__dict__[each.name] for each in fields(ChatResponse)}
-setattr(ChatResponse, "raw", _OnDemand(_SLOTS["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
+def _slots(cls: type) -> dict[str, Any]:
+    return {each.name: cls.__dict__[each.name] for each in fields(cls)}
 
 
-def noted(response: ChatResponse, **facts: Any) -> ChatResponse:
-    """The same answer with these facts about how it came: `dataclasses.replace`, faster, and what is `Later` stays."""
-    other = object.__new__(ChatResponse)
-    for name, slot in _SLOTS.items():
-        slot.__set__(other, facts[name] if name in facts else slot.__get__(response))
+_SLOTS: dict[type, dict[str, Any]] = {cls: _slots(cls) for cls in (ChatResponse, Choice, Message)}
+setattr(ChatResponse, "raw", _OnDemand(_SLOTS[ChatResponse]["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
+
+
+def noted(value: T, **facts: Any) -> T:
+    """The same answer, choice or message with these facts: `dataclasses.replace`, faster, and what is `Later` stays."""
+    cls = type(value)
+    if cls not in _SLOTS:  # a class of somebody's own
+        return replace(value, **facts)  # type: ignore[type-var]
+    other = object.__new__(cls)
+    for name, slot in _SLOTS[cls].items():
+        slot.__set__(other, facts[name] if name in facts else slot.__get__(value))
     return other
 
 
@@ -518,7 +526,7 @@ class ChatRequest:
 
 def written_by(response: ChatResponse, endpoint: str, **facts: Any) -> ChatResponse:
     """The answer of this endpoint, each of whose messages knows where it came from, with these facts about it."""
-    choices = tuple(replace(choice, message=replace(choice.message, origin=endpoint)) for choice in response.choices)
+    choices = tuple(noted(choice, message=noted(choice.message, origin=endpoint)) for choice in response.choices)
     return noted(response, choices=choices, endpoint=endpoint, **facts)
 
 
