@@ -22,13 +22,8 @@ _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 def plain_completion(value: Any, request_id: str | None, raw: Any) -> ChatResponse | None:
     """A completion of one choice, which is text; None if it is anything else."""
-    if type(value) is not dict or not value.keys() <= _COMPLETION:
-        return None
-    choices = value.get("choices")
-    if type(choices) is not list or len(choices) != 1:
-        return None
-    choice = choices[0]
-    if type(choice) is not dict or choice.keys() != _CHOICE or type(choice["index"]) is not int:
+    choice, about = _only_choice(value), _about(value)
+    if choice is None or about is None or choice.keys() != _CHOICE:
         return None
     message, finish_reason = choice["message"], choice["finish_reason"]
     if type(message) is not dict or message.keys() != _MESSAGE:
@@ -36,32 +31,14 @@ def plain_completion(value: Any, request_id: str | None, raw: Any) -> ChatRespon
     role, content = message["role"], message["content"]
     if type(role) is not str or type(content) is not str or type(finish_reason) is not str:
         return None
-    identity, model, created = value.get("id"), value.get("model"), value.get("created")
-    if type(identity) is not str or type(model) is not str or type(created) is not int:
-        return None
-    usage = value.get("usage")
-    if usage is not None and type(usage) is not dict:
-        return None
-    return ChatResponse(
-        (Choice(choice["index"], Message(role, content), finish_reason),),
-        _usage(usage),
-        identity,
-        model,
-        created,
-        request_id=request_id,
-        raw=raw,
-    )
+    said = Choice(choice["index"], Message(role, content), finish_reason)
+    return ChatResponse((said,), *about, request_id=request_id, raw=raw)
 
 
 def plain_chunk(value: Any) -> ChatChunk | None:
     """A chunk of one choice, which is text or nothing; None if it is anything else."""
-    if type(value) is not dict or not value.keys() <= _COMPLETION:
-        return None
-    choices = value.get("choices")
-    if type(choices) is not list or len(choices) != 1:
-        return None
-    choice = choices[0]
-    if type(choice) is not dict or not choice.keys() <= _PIECE or type(choice.get("index")) is not int:
+    choice, about = _only_choice(value), _about(value)
+    if choice is None or about is None or not choice.keys() <= _PIECE:
         return None
     delta, finish_reason = choice.get("delta"), choice.get("finish_reason")
     if type(delta) is not dict or not delta.keys() <= _DELTA or choice.get("logprobs") is not None:
@@ -69,20 +46,25 @@ def plain_chunk(value: Any) -> ChatChunk | None:
     role, content = delta.get("role"), delta.get("content")
     if not (_is_text(role) and _is_text(content) and _is_text(finish_reason)):
         return None
-    identity, model, created = value.get("id"), value.get("model"), value.get("created")
+    return ChatChunk((ChunkChoice(choice["index"], Delta(role, content), finish_reason),), *about, raw=value)
+
+
+def _only_choice(value: Any) -> dict[str, Any] | None:
+    """The choice of an answer that has one, and has it in its place."""
+    choices = value.get("choices") if type(value) is dict and value.keys() <= _COMPLETION else None
+    if type(choices) is not list or len(choices) != 1 or type(choice := choices[0]) is not dict:
+        return None
+    return choice if type(choice.get("index")) is int else None
+
+
+def _about(value: Any) -> tuple[Usage | None, str, str, int] | None:
+    """The usage, the id, the model and the time."""
+    if type(value) is not dict:
+        return None
+    identity, model, created, usage = value.get("id"), value.get("model"), value.get("created"), value.get("usage")
     if type(identity) is not str or type(model) is not str or type(created) is not int:
         return None
-    usage = value.get("usage")
-    if usage is not None and type(usage) is not dict:
-        return None
-    return ChatChunk(
-        (ChunkChoice(choice["index"], Delta(role, content), finish_reason),),
-        _usage(usage),
-        identity,
-        model,
-        created,
-        raw=value,
-    )
+    return (_usage(usage), identity, model, created) if usage is None or type(usage) is dict else None
 
 
 def _is_text(value: object) -> bool:
