@@ -266,6 +266,10 @@ def mended(made: dict[str, Any], meant: dict[str, Any], settings: Mapping[str, A
     wrapper that adds a tool): that goes as it came.
     """
     body = dict(made)
+    if made.get("stream") is False and "stream" not in meant:
+        del body["stream"]  # what is not said is not sent
+    if body == meant:
+        return body
     for name in ("messages", "input"):
         if name in meant and _words(made.get(name)) == _words(meant[name]):
             body[name] = meant[name]
@@ -274,8 +278,6 @@ def mended(made: dict[str, Any], meant: dict[str, Any], settings: Mapping[str, A
     for name, setting in settings.items():
         if name in meant and made.get(name) == setting:
             body[name] = meant[name]
-    if made.get("stream") is False and "stream" not in meant:
-        del body["stream"]  # what is not said is not sent
     return body
 
 
