@@ -190,6 +190,7 @@ def examine(backend: Backend, local: LocalEndpoint) -> Column:
             "errors": {trouble.what: _in(trouble, backend, local) for trouble in troubles()},
         }
     finally:
+        local.reset()  # the next one to ask it is owed no fault
         backend.close()
 
 
