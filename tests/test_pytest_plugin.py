@@ -144,13 +144,15 @@ def test_any_client_finds_it(pytester: pytest.Pytester, run: Run, monkeypatch: p
         ENDPOINT = "databricks-gpt-5-1"
         HI = [{{"role": "user", "content": "Hi"}}]
 
+        def settled():  # without what pytest and MLflow put there, and take away, themselves
+            return {{n: v for n, v in os.environ.items() if not n.startswith(("PYTEST_", "_MLFLOW_"))}}
+
         @pytest.fixture(autouse=True)
         def shell():
-            before = dict(os.environ)
+            before = settled()
             assert {shell!r}.items() <= before.items()
             yield
-            before["PYTEST_CURRENT_TEST"] = os.environ["PYTEST_CURRENT_TEST"]
-            assert before == dict(os.environ)
+            assert before == settled()
 
         @pytest.fixture
         def answers(shell, isochat_local):
