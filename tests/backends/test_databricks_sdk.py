@@ -12,6 +12,7 @@ import json
 import os
 import threading
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ from isochat import (
     query_chat,
 )
 from isochat._request import OPTIONS, make_request
+from isochat.backends import _requests
 from isochat.backends.databricks_sdk import KEYWORDS, DatabricksSDKBackend
 from isochat.local import Fault, LocalEndpoint
 from isochat.testing.conformance import ANSWER, VALUES
@@ -547,3 +549,48 @@ def test_a_refused_login_is_told(local: LocalEndpoint) -> None:
         query_chat("Hi", endpoint=LLAMA, backend=backend)
 
     assert local.questions == []
+
+
+# ── proxies ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that a proxy was looked for in the environment, from now on."""
+    found: list[str] = []
+    utils = import_module("requests.utils")
+    real = utils.get_environ_proxies
+
+    def seen(url: str, *more: Any, **named: Any) -> Any:
+        found.append(url)
+        return real(url, *more, **named)
+
+    for module in (utils, import_module("requests.sessions")):
+        monkeypatch.setattr(module, "get_environ_proxies", seen)
+    return found
+
+
+def test_surprise_requests_looks_for_a_proxy_at_every_request(
+    local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment is read anew each time, which costs a good part of a question."""
+    looked = looked_for(monkeypatch)
+    with import_module("requests").Session() as session:
+        for _ in range(2):
+            session.get(local.host)
+
+    assert 2 == len(looked)
+
+
+def test_a_proxy_is_looked_for_when_the_environment_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at no other time."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    looked, url = looked_for(monkeypatch), "https://somewhere.cloud.databricks.com/path"
+    monkeypatch.setenv("HTTPS_PROXY", "http://one.test:1")
+    before = [_requests._proxies(url) for _ in range(2)]
+    monkeypatch.setenv("HTTPS_PROXY", "http://two.test:2")
+    after = _requests._proxies(url)
+
+    assert ["http://one.test:1"] * 2 == [each["https"] for each in before]
+    assert "http://two.test:2" == after["https"]
+    assert 2 == len(looked)
