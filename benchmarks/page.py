@@ -39,7 +39,6 @@ PROFILE = """
 ```bash
 python benchmarks/server.py &                                    # prints its port, serves until its input ends
 python -m cProfile -s tottime benchmarks/hot_path.py PORT | head -40
-python -m pytest tests/test_cost.py                              # the guard: what the hot path may cost
 ```
 """
 

@@ -11,7 +11,6 @@ import os
 import threading
 import weakref
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from isochat import _wire
@@ -117,8 +116,9 @@ class _Reading:
 
     def response(self) -> ChatResponse:
         """The answer as far as it has come."""
-        return replace(
-            written_by(self.gathering.response(), self.request.endpoint),
+        return written_by(
+            self.gathering.response(),
+            self.request.endpoint,
             request_id=self.request_id,
             backend=self.backend.name,
             attempts=self.tries.attempts,

@@ -371,8 +371,7 @@ def _is_open(path: str) -> bool:
     return path in _CONTROL or path == "/.well-known/databricks-config" or path.startswith("/oidc/")
 
 
-def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Reply:
-    return Reply.of_json(status, body, headers)
+_json = Reply.of_json
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Reply:
