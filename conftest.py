@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LENIENT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 READS = ("DATABRICKS_", "ISOCHAT_", "MLFLOW_", "OPENAI_")
+TELLS = frozenset({"BUILD_NUMBER", "CI", "FORCE_COLOR", "PYTEST_ADDOPTS", "PY_COLORS"})  # a tool to print otherwise
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith(READS):
+            if name.startswith(READS) or name in TELLS:
                 patch.delenv(name)
         patch.setenv("HOME", str(folder))
         patch.setenv("ISOCHAT_HOST", "local")
