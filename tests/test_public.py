@@ -25,6 +25,7 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # A module may import those of its own layer and of the layers above it in this list (a later one knows an earlier one).
 # `isochat.local` is in no layer: it imports nothing of ours, so whoever needs it may import it.
 LAYERS = [
+    ["_frozen"],
     ["errors", "_types", "_version"],
     [
         "_wire",
@@ -58,7 +59,19 @@ LAYERS = [
 UPWARD = {
     ("_types", "_encode"),  # an answer has `to_dict()`; how it is written is the codec's
 }
-PURE = ["_types", "_wire", "_encode", "_decode", "_plain", "_gather", "_history", "_sse", "_refusal", "_request"]
+PURE = [
+    "_frozen",
+    "_types",
+    "_wire",
+    "_encode",
+    "_decode",
+    "_plain",
+    "_gather",
+    "_history",
+    "_sse",
+    "_refusal",
+    "_request",
+]
 IMPURE = {"asyncio", "http", "os", "random", "secrets", "socket", "ssl", "subprocess", "time", "urllib.request"}
 CLIENTS = {
     "aiohttp",

@@ -118,6 +118,7 @@ NAMES: Final[tuple[Name, ...]] = (
     _login("scopes", None, None, "OAuth scopes, separated by commas (default `all-apis`)"),
 )
 BY_NAME: Final = {name.name: name for name in NAMES}
+_OPEN: Final = frozenset(name.name for name in NAMES if not name.secret)
 
 _OWN_VARIABLES: Final = {name.name: name.own_variable for name in NAMES}
 _STANDARD_VARIABLES: Final = {n.name: n.variable for n in NAMES if n.variable and n.variable.startswith("DATABRICKS_")}
@@ -182,23 +183,27 @@ class Settings:
     unused: tuple[str, ...] = ()
     """Login names that are set somewhere and do not hold; the SDK must not pick them up again."""
     places: tuple[_Place, ...] = field(default=(), repr=False)
+    _by_name: dict[str, Setting] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {setting.name: setting for setting in self.found})
 
     def __iter__(self) -> Iterator[Setting]:
         return iter(self.found)
 
     def __contains__(self, name: object) -> bool:
-        return any(setting.name == name for setting in self.found)
+        return name in self._by_name
 
     def setting(self, name: str) -> Setting | None:
-        return next((setting for setting in self.found if setting.name == name), None)
+        return self._by_name.get(name)
 
     def get(self, name: str) -> Any:
         """The value of `name`, None if it is set nowhere and has no default."""
-        setting = self.setting(name)
+        setting = self._by_name.get(name)
         return setting.value if setting else None
 
     def source(self, name: str) -> str | None:
-        setting = self.setting(name)
+        setting = self._by_name.get(name)
         return setting.source if setting else None
 
     def looked(self, name: str) -> str:
@@ -311,7 +316,8 @@ def _find(arguments: Mapping[str, object], environ: Mapping[str, str], cwd: Path
 
 _MOST: Final = 256  # different questions' settings that are kept
 _UNSURE: Final = 2.0  # seconds: a file as young as this may change again and show the same time
-_Stamp: TypeAlias = "tuple[int, ...] | None"
+#: What tells a file from the same one changed; for one that is not there, and for `.git`, whether it is there.
+_Stamp: TypeAlias = "tuple[int, ...] | bool"
 
 
 @dataclass(slots=True)
@@ -341,7 +347,7 @@ def recall(arguments: Mapping[str, object] | None = None, *, max_age: float = 0.
     now = time.monotonic()
     if max_age:
         return memory.found if now - memory.looked < max_age else None
-    if memory.folder != _folder() or any(_stamp(file) != was for file, was in memory.files.items()):
+    if memory.folder != _folder() or not _are_as_they_were(memory.files):
         return None
     memory.looked = now
     return memory.found
@@ -349,17 +355,18 @@ def recall(arguments: Mapping[str, object] | None = None, *, max_age: float = 0.
 
 def _key(arguments: Mapping[str, object] | None) -> Hashable:
     """What tells these arguments from others; None if they are not to be kept, because a secret is among them."""
-    given = [(name, value) for name, value in (arguments or {}).items() if value is not None]
-    plain = all(
-        isinstance(value, (str, int, float)) and (known := BY_NAME.get(name)) is not None and not known.secret
-        for name, value in given
-    )
-    return tuple((name, type(value), value) for name, value in given) if plain else None
+    key = []
+    for name, value in (arguments or {}).items():
+        if value is not None:
+            if name not in _OPEN or not isinstance(value, (str, int, float)):
+                return None
+            key.append((name, type(value), value))
+    return tuple(key)
 
 
 def _remember(key: Hashable, memory: _Memory, began: float) -> None:
     """Keep what was found, unless one of its files may be changing just now."""
-    youngest = max((stamp[0] / 1e9 for stamp in memory.files.values() if stamp), default=0.0)
+    youngest = max((stamp[0] / 1e9 for stamp in memory.files.values() if isinstance(stamp, tuple)), default=0.0)
     if began - youngest > _UNSURE:
         if len(_memories) >= _MOST:
             _memories.clear()
@@ -368,11 +375,12 @@ def _remember(key: Hashable, memory: _Memory, began: float) -> None:
 
 def _looked_at(found: Settings, cwd: Path, home: Path | None) -> dict[str, _Stamp]:
     """Every file that could have said something, there or not."""
-    names = (*(file for file, _ in _PROJECT_FILES), ".git")
-    paths = [folder / name for folder in _folders(cwd, home) for name in names]
+    folders = list(_folders(cwd, home))
+    paths = [folder / name for folder in folders for name, _ in _PROJECT_FILES]
     if (path := _profiles(found.get("config_file"), home)) is not None:
         paths.append(path)
-    return {str(path): _stamp(str(path)) for path in paths}
+    marks = [str(folder / ".git") for folder in folders]
+    return {str(path): _stamp(str(path)) for path in paths} | {mark: os.access(mark, os.F_OK) for mark in marks}
 
 
 def environment() -> dict[Any, Any]:
@@ -388,13 +396,19 @@ def _folder() -> str | None:
         return None
 
 
+def _are_as_they_were(files: Mapping[str, _Stamp]) -> bool:
+    for file, was in files.items():
+        # `access` takes half as long as `stat` with its result, or with its exception.
+        if (os.access(file, os.F_OK) if isinstance(was, bool) else _stamp(file)) != was:
+            return False
+    return True
+
+
 def _stamp(path: str) -> _Stamp:
     try:
         seen = os.stat(path)  # noqa: PTH116 - as above
     except OSError:
-        return None
-    if stat.S_ISDIR(seen.st_mode):  # what changes in it is not our business
-        return 0, 0, seen.st_ino, seen.st_mode
+        return False
     return seen.st_mtime_ns, seen.st_size, seen.st_ino, seen.st_mode
 
 

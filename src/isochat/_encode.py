@@ -229,7 +229,7 @@ def usage_to_json(usage: Usage) -> dict[str, Any]:
 
 def _beside(extra: Mapping[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     """What has fields of its own and what has none, as one object. A null hides nothing that stands there instead."""
-    return {**said, **extra, **_said(**said)}
+    return {**said, **extra, **_said(**said)} if extra else said
 
 
 def _answer_to_json(message: Message) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def read_messages(messages: Any) -> tuple[Message, ...]:
 def _conversation(messages: Any) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", _clean_text(messages, "messages")),)
+    if type(messages) is list and len(messages) <= _MOST_MESSAGES:  # as most are: the shortest way to the last line
+        return tuple([_message(item, f"messages[{place}]") for place, item in enumerate(messages)])
     if callable(getattr(messages, "to_messages", None)) and not isinstance(messages, type):
         messages = messages.to_messages()  # a LangChain prompt value
     if _is_one(messages):
@@ -311,6 +313,8 @@ def _langchain_block(block: Any) -> Any:
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not options:
+        return {}
     for name in options:
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, OPTIONS, n=1)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import field
+from typing import Any, TypeAlias
 
 import msgspec
 
+from isochat._frozen import COVERED, changed, frozen
 from isochat.errors import Attempt, MalformedReply
 
-T = TypeVar("T")
 Extra: TypeAlias = Mapping[str, Any]
 
 
@@ -32,7 +32,7 @@ def _about(default: Any = None) -> Any:
 # ── content parts ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Text:
     """A stretch of text. `extra` may hold `cache_control`, `citations` or a `thoughtSignature`."""
 
@@ -40,7 +40,7 @@ class Text:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Image:
     """A picture: `url` is an https address or a `data:image/png;base64,…` URL; `detail` is `low`, `high` or `auto`."""
 
@@ -49,7 +49,7 @@ class Image:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Audio:
     """Sound: either `url` (sent as `audio_url`), or base64 `data` in a `format` such as `wav` (as `input_audio`)."""
 
@@ -59,7 +59,7 @@ class Audio:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Video:
     """A film: `url` is an https address or a data URL."""
 
@@ -67,7 +67,7 @@ class Video:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class File:
     """A document: `data` is a data URL such as `data:application/pdf;base64,…`, or `file_id` names an uploaded one."""
 
@@ -77,7 +77,7 @@ class File:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Reasoning:
     """What the model thought before it answered.
 
@@ -93,7 +93,7 @@ class Reasoning:
     item: bool = field(default=False, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Refusal:
     """The model's own words for why it will not answer."""
 
@@ -101,7 +101,7 @@ class Refusal:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Unknown:
     """A part that isochat has no name for: kept, and sent back, as it came."""
 
@@ -114,7 +114,7 @@ Part: TypeAlias = Text | Image | Audio | Video | File | Reasoning | Refusal | Un
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ToolCall:
     """The model asks for a function to be called.
 
@@ -148,7 +148,7 @@ class ToolCall:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Message:
     """One turn of a conversation.
 
@@ -214,7 +214,7 @@ class Message:
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Usage:
     """How many tokens the question and the answer took, as the service reported it; None where it did not.
 
@@ -238,7 +238,7 @@ class Usage:
         return usage_to_json(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class TokenLogprob:
     """How likely the model held one token (natural logarithm), and which others it weighed."""
 
@@ -248,7 +248,7 @@ class TokenLogprob:
     top_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Logprobs:
     """Log probabilities of the tokens of an answer's content, and of its refusal. `extra` holds any other form."""
 
@@ -257,7 +257,7 @@ class Logprobs:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Choice:
     """One of the answers asked for with `n`.
 
@@ -274,7 +274,7 @@ class Choice:
 _NOTHING = Message(role=None)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen(repr=False)
 class ChatResponse:
     """The answer, in one form whichever client carried it.
 
@@ -292,7 +292,7 @@ class ChatResponse:
     created: float | None = None
     extra: Extra = _extra()
     request_id: str | None = _about()
-    raw: Any = _about()
+    raw: Any = field(default=None, compare=False, repr=False, metadata=COVERED)
     backend: str | None = _about()
     endpoint: str | None = _about()
     attempts: tuple[Attempt, ...] = _about(())
@@ -383,29 +383,13 @@ class _OnDemand:
         self._slot.__set__(response, value)
 
 
-def _slots(cls: type) -> dict[str, Any]:
-    return {each.name: cls.__dict__[each.name] for each in fields(cls)}
-
-
-_SLOTS: dict[type, dict[str, Any]] = {cls: _slots(cls) for cls in (ChatResponse, Choice, Message)}
-setattr(ChatResponse, "raw", _OnDemand(_SLOTS[ChatResponse]["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
-
-
-def noted(value: T, **facts: Any) -> T:
-    """The same answer, choice or message with these facts: `dataclasses.replace`, faster, and what is `Later` stays."""
-    cls = type(value)
-    if cls not in _SLOTS:  # a class of somebody's own
-        return replace(value, **facts)  # type: ignore[type-var]
-    other = object.__new__(cls)
-    for name, slot in _SLOTS[cls].items():
-        slot.__set__(other, facts[name] if name in facts else slot.__get__(value))
-    return other
+setattr(ChatResponse, "raw", _OnDemand(ChatResponse.__dict__["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
 
 
 # ── pieces of a streamed answer ──────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ToolCallDelta:
     """A piece of a tool call: `index` says which one, `arguments` is the next stretch of its JSON text."""
 
@@ -417,7 +401,7 @@ class ToolCallDelta:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Delta:
     """What one chunk adds to a message. `content` is a stretch of text, or parts, or None."""
 
@@ -442,7 +426,7 @@ class Delta:
         return thoughts or self.reasoning_content or ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ChunkChoice:
     """What one chunk adds to one choice."""
 
@@ -453,7 +437,7 @@ class ChunkChoice:
     extra: Extra = _extra()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen(repr=False)
 class ChatChunk:
     """A piece of a streamed answer. `text` may be empty: a chunk can carry reasoning, a tool call, or usage alone."""
 
@@ -499,7 +483,7 @@ class ChatChunk:
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ChatRequest:
     """A question in its common form: what every backend is given to encode.
 
@@ -526,8 +510,8 @@ class ChatRequest:
 
 def written_by(response: ChatResponse, endpoint: str, **facts: Any) -> ChatResponse:
     """The answer of this endpoint, each of whose messages knows where it came from, with these facts about it."""
-    choices = tuple(noted(choice, message=noted(choice.message, origin=endpoint)) for choice in response.choices)
-    return noted(response, choices=choices, endpoint=endpoint, **facts)
+    choices = tuple(changed(choice, message=changed(choice.message, origin=endpoint)) for choice in response.choices)
+    return changed(response, choices=choices, endpoint=endpoint, **facts)
 
 
 def shorten(text: str, width: int = 60) -> str:
