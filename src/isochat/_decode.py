@@ -7,12 +7,12 @@ the path. Nothing that was sent is dropped: what has no field of its own stands 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from isochat import _refusal
+from isochat._frozen import changed
 from isochat._history import ORIGIN
 from isochat._types import (
     Audio,
@@ -268,7 +268,7 @@ def decode_chunk(value: Any) -> ChatChunk:
     if not isinstance(value, dict):
         raise _misshapen("", "a chunk", value)
     if not value.keys() & {"choices", "delta"} and value.keys() & {"messages", "predictions"}:
-        return replace(whole_as_chunk(decode_completion(value)), raw=value)  # an agent's whole answer in one event
+        return changed(whole_as_chunk(decode_completion(value)), raw=value)  # an agent's whole answer in one event
     try:
         return _chunk(value)
     except RecursionError as error:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from isochat._frozen import changed
 from isochat._types import Audio, File, Image, Message, Reasoning, Refusal, Text, ToolCall, Video
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def told(messages: Iterable[Message], endpoint: str) -> tuple[Message, ...]:
                     tuple(_renamed(call, taken, renamed) for call in each.tool_calls) if foreign else each.tool_calls
                 )
                 taken |= {call.id for call in calls}
-                said.append(replace(each, tool_calls=calls))
+                said.append(changed(each, tool_calls=calls))
             elif each.role == "tool" and (names := renamed.get(each.tool_call_id)):
                 # Results of calls that shared an id come in the order of the calls: nothing else tells them apart.
-                said.append(replace(each, tool_call_id=names.popleft() if len(names) > 1 else names[0]))
+                said.append(changed(each, tool_call_id=names.popleft() if len(names) > 1 else names[0]))
             else:
                 said.append(each)
     return tuple(said)
@@ -98,9 +98,9 @@ def _loosed(message: Message) -> Message:
         content = tuple(_words(part) for part in content if not isinstance(part, Reasoning))
         if all(isinstance(part, Text) and not part.extra for part in content):
             content = "".join(part.text for part in content)
-    calls = tuple(replace(call, extra=_callers(call.extra)) for call in message.tool_calls)
+    calls = tuple(changed(call, extra=_callers(call.extra)) for call in message.tool_calls)
     extra = _callers(message.extra)
-    return replace(message, content=content, tool_calls=calls, name=None, reasoning_content=None, extra=extra)
+    return changed(message, content=content, tool_calls=calls, name=None, reasoning_content=None, extra=extra)
 
 
 def _rounds(message: Message) -> list[Message]:
@@ -122,7 +122,7 @@ def _rounds(message: Message) -> list[Message]:
     return [
         Message("assistant", tool_calls=answered),
         *(Message("tool", results[call.id], tool_call_id=call.id) for call in answered),
-        replace(message, tool_calls=tuple(call for call in message.tool_calls if call.id not in results)),
+        changed(message, tool_calls=tuple(call for call in message.tool_calls if call.id not in results)),
     ]
 
 
@@ -140,7 +140,7 @@ def _words(part: Part) -> Part:
         case Refusal(refusal):
             return Text(refusal)  # not every model has such a part, and it is what was said
         case Text() | Image() | Audio() | Video() | File():
-            return replace(part, extra=_callers(part.extra))
+            return changed(part, extra=_callers(part.extra))
         case _:
             return part
 
@@ -159,4 +159,4 @@ def _renamed(call: ToolCall, taken: set[str | None], renamed: dict[str | None, d
         name = f"{wanted}_{count}"
     taken.add(name)
     renamed.setdefault(call.id, deque()).append(name)
-    return replace(call, id=name)
+    return changed(call, id=name)

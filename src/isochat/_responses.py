@@ -11,10 +11,11 @@ id that is too long or of the wrong kind; nothing needs those of messages, calls
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from isochat import _decode, _refusal, _sse, _wire
+from isochat._frozen import changed
 from isochat._gather import Gathering
 from isochat._types import (
     Audio,
@@ -496,7 +497,7 @@ def decode_event(event: Any) -> ChatChunk | _wire.Done | None:
         value["type"] = named
     chunk = event.stream.take(value)
     # Bytes: a dictionary with a `delta` in it would pass for an agent's chat, which may end without a finish reason.
-    return replace(chunk, raw=bytes(event.event.data)) if chunk is not None and chunk.raw is None else chunk
+    return changed(chunk, raw=bytes(event.event.data)) if chunk is not None and chunk.raw is None else chunk
 
 
 @dataclass(slots=True, eq=False)
@@ -697,7 +698,7 @@ class Unfolding:
         self._extra.update(_telling({name: said for name, said in value.items() if name not in _PLACE}))
         self._round = len(self._items)
         report = response.get("usage")
-        return replace(self._chunk_of(choices), usage=_usage(report) if isinstance(report, dict) else None)
+        return changed(self._chunk_of(choices), usage=_usage(report) if isinstance(report, dict) else None)
 
     # ── items ──
 
@@ -843,7 +844,7 @@ def _usage(report: dict[str, Any]) -> Usage:
     details = report.get("input_tokens_details")
     written = details.get("cache_write_tokens") if isinstance(details, dict) else None
     if usage.cache_creation_tokens is None and isinstance(written, int):
-        return replace(usage, cache_creation_tokens=written)
+        return changed(usage, cache_creation_tokens=written)
     return usage
 
 

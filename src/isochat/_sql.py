@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from isochat import _refusal, _wire
+from isochat._frozen import changed
 from isochat._types import ChatResponse, Choice, Message, Reasoning, Text
 from isochat.errors import InvalidRequest, MalformedReply, ServiceError
 
@@ -227,7 +228,7 @@ def decode(reply: _wire.Reply) -> ChatResponse:
         error.status, error.request_id = reply.status, reply.request_id
         error.body = said if error.body is None else error.body
         raise
-    return replace(response, request_id=reply.request_id, raw=reply.raw or said)
+    return changed(response, request_id=reply.request_id, raw=reply.raw or said)
 
 
 def _response(said: Any, reply: _wire.Reply) -> ChatResponse:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +30,7 @@ from isochat._encode import (
     to_bytes,
     usage_to_json,
 )
+from isochat._frozen import changed
 from isochat._gather import Gathering
 from isochat._history import ANSWER_ONLY
 from isochat._plain import plain_chunk, plain_completion
@@ -119,14 +120,14 @@ def read_reply(
         raise _refusal.service_error(reply.status, reply.headers, reply.body)
     raw = reply.raw if reply.raw is not None else reply.body
     if reply.is_event_stream:
-        return replace(_collected(reply, pieces), request_id=reply.request_id, raw=raw)
+        return changed(_collected(reply, pieces), request_id=reply.request_id, raw=raw)
     value = read_json(reply.body, reply)
     if plain is not None and (answer := plain(value, reply.request_id, raw)) is not None:
         return answer
     if _refusal.complains(value) and not (isinstance(value, dict) and value.get("choices")):
         raise _refusal.service_error(reply.status, reply.headers, value)
     try:
-        return replace(whole(value), request_id=reply.request_id, raw=raw)
+        return changed(whole(value), request_id=reply.request_id, raw=raw)
     except MalformedReply as error:
         message = f"the answer makes no sense: {error.message}"
         raise MalformedReply(
@@ -156,7 +157,7 @@ def _collected(reply: Reply, pieces: Callable[[bytes], Iterable[ChatChunk | Done
         raise broke
     raise StreamInterrupted(
         f"the stream broke in the middle: {broke.message}",
-        partial=replace(gathering.response(), request_id=reply.request_id),
+        partial=changed(gathering.response(), request_id=reply.request_id),
         error=broke if isinstance(broke, ServiceError) else None,
     ) from broke
 

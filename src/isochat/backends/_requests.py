@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from isochat import _wire
@@ -49,11 +49,28 @@ class Line(_line.Line, Hold):
 
     def is_for(self, request: Any) -> bool:
         """Whether this request of `requests` is the question."""
-        return request.method == "POST" and unquote(urlsplit(request.url).path).endswith(unquote(self.path))
+        return request.method == "POST" and _address(request.url).path.endswith(_unquoted(self.path))
 
     def explained(self, failure: Exception) -> ChatError | None:
         """What a failure of the connection amounts to, by the names of requests and urllib3."""
         return transport_error(failure)
+
+
+class _Address(NamedTuple):
+    """What is asked of an address again and again."""
+
+    origin: str
+    path: str
+    is_here: bool
+
+
+@functools.lru_cache(256)
+def _address(url: str) -> _Address:
+    parts = urlsplit(url)
+    return _Address(f"{parts.scheme}://{parts.netloc}", unquote(parts.path), is_this_machine(parts.hostname))
+
+
+_unquoted = functools.lru_cache(256)(unquote)
 
 
 def current() -> Line | None:
@@ -99,10 +116,44 @@ def roomy(session: Any) -> Any:
     The proxies that the environment names are put in beneath it: `requests` looks for them anew at every request.
     """
     session.trust_env = False
-    adapter = import_module("requests.adapters").HTTPAdapter
     for prefix in ("https://", "http://"):
-        session.mount(prefix, _Watched(adapter(pool_maxsize=_POOL), proxies=_proxies))
+        session.mount(prefix, _Watched(_direct()(pool_maxsize=_POOL), proxies=_proxies))
     return session
+
+
+@functools.cache
+def _direct() -> Any:
+    adapter: Any = import_module("requests.adapters").HTTPAdapter
+
+    class Direct(adapter):  # type: ignore[misc]
+        """An adapter that knows its way: `requests` asks urllib3 at every question, and takes the address apart for it.
+
+        The two methods are those that `requests` 2.32 and later have subclasses override; earlier ones do not call
+        the first.
+        """
+
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options)
+            self._ways: dict[Any, Any] = {}
+            _heed(self.poolmanager)
+
+        def get_connection_with_tls_context(
+            self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
+        ) -> Any:
+            if proxies:
+                return super().get_connection_with_tls_context(request, verify, proxies, cert)
+            way = _address(request.url).origin, verify, cert
+            pool = self._ways.get(way)
+            if pool is None or pool.pool is None:  # it was closed
+                pool = self._ways[way] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            return pool
+
+        def request_url(self, request: Any, proxies: Any) -> Any:
+            if proxies or (path := request.path_url).startswith("//"):
+                return super().request_url(request, proxies)
+            return path
+
+    return Direct
 
 
 _found: tuple[dict[Any, Any], dict[str, dict[str, str]]] = ({}, {})
@@ -113,12 +164,11 @@ def _proxies(url: str) -> dict[str, str]:
     global _found  # noqa: PLW0603 - one for the process, as its environment
     if _found[0] != environment():
         _found = dict(environment()), {}
-    known, parts = _found[1], urlsplit(url)
-    address = f"{parts.scheme}://{parts.netloc}"
-    if address not in known:
+    known, address = _found[1], _address(url)
+    if address.origin not in known:
         utils: Any = import_module("requests.utils")
-        known[address] = {} if is_this_machine(parts.hostname) else utils.get_environ_proxies(address)
-    return known[address]
+        known[address.origin] = {} if address.is_here else utils.get_environ_proxies(address.origin)
+    return known[address.origin]
 
 
 def _say_who(request: Any) -> Any:
@@ -135,6 +185,7 @@ class _Watched:
         self._inner, self._proxies = inner, proxies
         self._process = os.getpid()
         self._inherited: list[Any] = []
+        self._heeds: Any = None
 
     def send(self, request: Any, **said: Any) -> Any:
         if self._proxies is not None:
@@ -143,7 +194,7 @@ class _Watched:
         if line is None or not line.is_for(request):
             return self._inner.send(request, **said)
         line.begin()
-        if is_this_machine(urlsplit(request.url).hostname):
+        if _address(request.url).is_here:
             said["proxies"] = {}  # a company's proxy would be asked for the local endpoint, and refuse
         self._prepare(request, said.get("proxies"))
         left = _left(None)
@@ -188,8 +239,11 @@ class _Watched:
             utils: Any = import_module("requests.utils")
             if proxy := utils.select_proxy(request.url, proxies):
                 inner.proxy_manager_for(utils.prepend_scheme_if_needed(proxy, "http"))  # makes it, and keeps it
-        for manager in self._managers():
-            _heed(manager)
+        pools = getattr(inner, "poolmanager", None)
+        if proxies or pools is not self._heeds:
+            for manager in self._managers():
+                _heed(manager)
+            self._heeds = pools
 
 
 def _heed(manager: Any) -> None:

@@ -14,11 +14,11 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from isochat import _config, _refusal, _sql, _wire
+from isochat._frozen import changed
 from isochat.backends import BUILT_IN, _line, _requests
 from isochat.backends._base import Backend
 from isochat.backends._http import finite, http_error
@@ -134,7 +134,7 @@ class AIQueryBackend(Backend):
         """Read the one cell of the result."""
         if isinstance(reply, _wire.Reply):
             return _sql.decode(reply)
-        return replace(_sql.answer(_plain(reply)), raw=reply)
+        return changed(_sql.answer(_plain(reply)), raw=reply)
 
     def classify(self, error: Exception) -> ChatError | None:
         """What an exception of the SDK or of Spark amounts to that did not come from the bytes."""

@@ -119,10 +119,11 @@ def _pools(client: Any) -> list[Any]:
 def sooner(timeout: float | None) -> float | None:
     """What is left of the question, or the timeout given if that is sooner; None where there is neither."""
     deadline = _deadline.get()
-    if deadline is None or math.isinf(deadline):
+    if deadline is None or deadline == math.inf:
         return timeout
-    left = max(deadline - time.monotonic(), _NEXT_TO_NOTHING)
-    return left if timeout is None else min(left, timeout)
+    left = deadline - time.monotonic()
+    left = max(left, _NEXT_TO_NOTHING)
+    return left if timeout is None or left < timeout else timeout
 
 
 class _Network:
