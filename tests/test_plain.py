@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from isochat import Message, _request, _sse
+from isochat import ChatChunk, ChatResponse, Message, _request, _sse
 from isochat._decode import decode_chunk, decode_completion
 from isochat._plain import plain_chunk, plain_completion
+from isochat._types import Later, unmade
+from isochat._wire import read_json
 
 WIRE = Path(__file__).parent / "wire"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
@@ -46,17 +49,65 @@ def outcome(read: Any, value: Any) -> Any:
 
 def test_the_plain_ones_are_read_here() -> None:
     """The answers and the chunks that most are take the short way."""
-    assert plain_completion(WHOLE, "r", b"") == decode_completion(WHOLE)
-    assert plain_chunk(CHUNK) == decode_chunk(CHUNK)
-    assert plain_chunk({**CHUNK, "usage": USAGE}) == decode_chunk({**CHUNK, "usage": USAGE})
+    assert whole(WHOLE) == decode_completion(WHOLE)
+    assert piece(CHUNK) == decode_chunk(CHUNK)
+    assert piece({**CHUNK, "usage": USAGE}) == decode_chunk({**CHUNK, "usage": USAGE})
+
+
+def whole(value: Any) -> ChatResponse | None:
+    return plain_completion(json.dumps(value).encode(), None, None)
+
+
+def piece(value: Any) -> ChatChunk | None:
+    return plain_chunk(json.dumps(value).encode())
+
+
+def test_a_chunks_raw_is_read_when_it_is_asked_for() -> None:
+    chunk = piece(CHUNK)
+
+    assert chunk is not None
+    assert isinstance(unmade(chunk), Later)
+    assert chunk.raw == CHUNK
+    assert unmade(chunk) is chunk.raw
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"created": 1.0}',
+        b'{"created": 1e3}',
+        b'{"created": -0}',
+        b'{"created": 123456789012345678901234567890}',
+        b'{"id": "one", "id": "other"}',
+        b'{"id": "\\ud83d"}',
+        b'{"id": "\xff"}',
+        b'{"id": "\\u0000"}',
+        b'{"created": NaN}',
+        b"\xef\xbb\xbf{}",
+        b"{} {}",
+        b"{",
+        b"",
+        b"[]",
+        b'{"usage": ' + b"[" * 5000,
+    ],
+)
+@pytest.mark.parametrize("plain", [WHOLE, CHUNK], ids=["a completion", "a chunk"])
+def test_any_odd_bytes_are_read_the_same(said: bytes, plain: dict[str, Any]) -> None:
+    """What JSON can say and `json.dumps` does not."""
+    inner = said[1:].removesuffix(b"}") if said.startswith(b"{") and len(said) > 1 else None
+    body = said if inner is None else json.dumps(plain).encode()[:-1] + b", " + inner + b"}"
+    short = plain_completion(body, None, None) if plain is WHOLE else plain_chunk(body)
+    long = outcome(lambda body: (decode_completion if plain is WHOLE else decode_chunk)(read_json(body)), body)
+
+    assert short is None or short == long
 
 
 @pytest.mark.parametrize(
     ("value", "short", "long"),
     [
-        (WHOLE, lambda value: plain_completion(value, None, None), decode_completion),
-        (CHUNK, plain_chunk, decode_chunk),
-        ({**CHUNK, "usage": USAGE}, plain_chunk, decode_chunk),
+        (WHOLE, whole, decode_completion),
+        (CHUNK, piece, decode_chunk),
+        ({**CHUNK, "usage": USAGE}, piece, decode_chunk),
     ],
     ids=["a completion", "a chunk", "a chunk with usage"],
 )
@@ -72,17 +123,15 @@ def test_every_sample_is_read_the_same(sample: str) -> None:
     """The samples of the service's own replies too."""
     body = (WIRE / sample).read_bytes()
     if sample.endswith(".json"):
-        value = msgspec.json.decode(body)
-        short = plain_completion(value, None, None)
+        short = plain_completion(body, None, None)
 
-        assert short is None or short == decode_completion(value)
+        assert short is None or short == decode_completion(msgspec.json.decode(body))
         return
     for event in _sse.events_in(body):
         if event.data.startswith(b"{"):
-            value = msgspec.json.decode(event.data)
-            short_chunk = plain_chunk(value)
+            short_chunk = plain_chunk(event.data)
 
-            assert short_chunk is None or short_chunk == decode_chunk(value)
+            assert short_chunk is None or short_chunk == decode_chunk(msgspec.json.decode(event.data))
 
 
 def test_a_message_is_read_the_same() -> None:

@@ -18,6 +18,7 @@ from isochat._types import (
     Text,
     ToolCall,
     Usage,
+    unmade,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Gathering:
 
     def add(self, chunk: ChatChunk) -> None:
         """Take one more piece."""
-        self._agent = self._agent or _is_agents(chunk.raw)
+        self._agent = self._agent or _is_agents(unmade(chunk))
         # The first that says something: Azure's first chunk has empty names, and they are constant afterwards.
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model

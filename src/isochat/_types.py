@@ -24,9 +24,9 @@ def _extra() -> Any:
     return field(default_factory=dict, hash=False)
 
 
-def _about(default: Any = None) -> Any:
+def _about(default: Any = None, metadata: Mapping[str, bool] | None = None) -> Any:
     """A fact about how the answer came, not about what it says: two equal answers may differ in it."""
-    return field(default=default, compare=False, repr=False)
+    return field(default=default, compare=False, repr=False, metadata=metadata)
 
 
 # ── content parts ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,7 +292,7 @@ class ChatResponse:
     created: float | None = None
     extra: Extra = _extra()
     request_id: str | None = _about()
-    raw: Any = field(default=None, compare=False, repr=False, metadata=COVERED)
+    raw: Any = _about(metadata=COVERED)
     backend: str | None = _about()
     endpoint: str | None = _about()
     attempts: tuple[Attempt, ...] = _about(())
@@ -357,35 +357,6 @@ class ChatResponse:
         return f"{type(self).__name__}({', '.join(said)})"
 
 
-class Later:
-    """A value of `raw` that is made when it is first asked for, since few ever ask."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make: Callable[[], Any] = make
-
-
-class _OnDemand:
-    """`ChatResponse.raw`: the slot of that name, with what is `Later` made on the way out."""
-
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
-
-    def __get__(self, response: ChatResponse | None, owner: type[ChatResponse]) -> Any:
-        if response is None:
-            return self
-        value = self._slot.__get__(response)
-        if isinstance(value, Later):
-            value = value.make()
-            self._slot.__set__(response, value)
-        return value
-
-    def __set__(self, response: ChatResponse, value: Any) -> None:
-        self._slot.__set__(response, value)
-
-
-setattr(ChatResponse, "raw", _OnDemand(ChatResponse.__dict__["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
-
-
 # ── pieces of a streamed answer ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -447,7 +418,7 @@ class ChatChunk:
     model: str | None = None
     created: float | None = None
     extra: Extra = _extra()
-    raw: Any = _about()
+    raw: Any = _about(metadata=COVERED)
 
     @property
     def text(self) -> str:
@@ -478,6 +449,44 @@ class ChatChunk:
         if self.finish_reason is not None:
             said.append(f"finish_reason={self.finish_reason!r}")
         return f"{type(self).__name__}({', '.join(said)})"
+
+
+# ── raw ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Later:
+    """A value of `raw` that is made when it is first asked for, since few ever ask."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make: Callable[[], Any] = make
+
+
+class _OnDemand:
+    """`raw` of an answer or a chunk: the slot of that name, with what is `Later` made on the way out."""
+
+    def __init__(self, slot: Any) -> None:
+        self.slot: Any = slot
+
+    def __get__(self, said: ChatResponse | ChatChunk | None, owner: type[ChatResponse | ChatChunk]) -> Any:
+        if said is None:
+            return self
+        value = self.slot.__get__(said)
+        if isinstance(value, Later):
+            value = value.make()
+            self.slot.__set__(said, value)
+        return value
+
+    def __set__(self, said: ChatResponse | ChatChunk, value: Any) -> None:
+        self.slot.__set__(said, value)
+
+
+for _cls in (ChatResponse, ChatChunk):
+    setattr(_cls, "raw", _OnDemand(_cls.__dict__["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
+
+
+def unmade(said: ChatResponse | ChatChunk) -> Any:
+    """`raw`, or the `Later` that stands for it still."""
+    return type(said).__dict__["raw"].slot.__get__(said)
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -110,7 +110,7 @@ def read_reply(
     reply: Reply,
     whole: Callable[[Any], ChatResponse],
     pieces: Callable[[bytes], Iterable[ChatChunk | Done | None]],
-    plain: Callable[[Any, str | None, Any], ChatResponse | None] | None = None,
+    plain: Callable[[bytes, str | None, Any], ChatResponse | None] | None = None,
 ) -> ChatResponse:
     """`decode_reply` for any of the service's languages: how it says an answer whole, and how in a stream.
 
@@ -121,9 +121,9 @@ def read_reply(
     raw = reply.raw if reply.raw is not None else reply.body
     if reply.is_event_stream:
         return changed(_collected(reply, pieces), request_id=reply.request_id, raw=raw)
-    value = read_json(reply.body, reply)
-    if plain is not None and (answer := plain(value, reply.request_id, raw)) is not None:
+    if plain is not None and (answer := plain(reply.body, reply.request_id, raw)) is not None:
         return answer
+    value = read_json(reply.body, reply)
     if _refusal.complains(value) and not (isinstance(value, dict) and value.get("choices")):
         raise _refusal.service_error(reply.status, reply.headers, value)
     try:
@@ -269,6 +269,8 @@ def decode_event(event: Any) -> ChatChunk | Done | None:
         return Done.DONE
     if not data or event.type == "ping":
         return None
+    if event.type == "message" and (chunk := plain_chunk(data)) is not None:
+        return chunk
     try:
         value = read_json(data)
     except MalformedReply:
@@ -277,4 +279,4 @@ def decode_event(event: Any) -> ChatChunk | Done | None:
         raise
     if event.type == "error" and not _refusal.complains(value):
         raise _refusal.service_error(None, {}, value)
-    return plain_chunk(value) or decode_chunk(value)
+    return decode_chunk(value)
