@@ -49,7 +49,8 @@ class Gathering:
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model
         self._created = self._created or chunk.created
-        self._usage = _latest_usage(self._usage, chunk.usage)
+        if chunk.usage is not None:
+            self._usage = _latest_usage(self._usage, chunk.usage)
         if chunk.extra:
             _merge(self._extra, chunk.extra)
         for choice in chunk.choices:
@@ -118,7 +119,7 @@ class _Choice:
 
     def add(self, choice: ChunkChoice) -> None:
         delta = choice.delta
-        if self._begins_message(delta):
+        if (delta.role or delta.extra) and self._begins_message(delta):
             self.earlier.append(self._message())
             self.role, self.text, self.parts, self.calls, self.spoke = None, [], None, [], False
             self.refusal, self.reasoning, self.message_extra = None, None, {}
@@ -137,7 +138,8 @@ class _Choice:
         # The last reason given; an empty one does not take back an earlier one.
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason or self.finish_reason or ""
-        self.logprobs = _more_logprobs(self.logprobs, choice.logprobs)
+        if choice.logprobs is not None:
+            self.logprobs = _more_logprobs(self.logprobs, choice.logprobs)
         if choice.extra:
             _merge(self.extra, choice.extra)
 
@@ -264,13 +266,13 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
-def _latest_usage(before: Usage | None, now: Usage | None) -> Usage | None:
+def _latest_usage(before: Usage | None, now: Usage) -> Usage:
     """The last value that is one, count by count; never a sum.
 
     Claude's counts are null until the last chunk, Llama's grow with every chunk, others come once at the end.
     """
-    if before is None or now is None:
-        return before if now is None else now
+    if before is None:
+        return now
     return Usage(
         prompt_tokens=_last(before.prompt_tokens, now.prompt_tokens),
         completion_tokens=_last(before.completion_tokens, now.completion_tokens),
@@ -286,9 +288,9 @@ def _last(before: int | None, now: int | None) -> int | None:
     return before if now is None else now
 
 
-def _more_logprobs(before: Logprobs | None, now: Logprobs | None) -> Logprobs | None:
-    if before is None or now is None:
-        return before if now is None else now
+def _more_logprobs(before: Logprobs | None, now: Logprobs) -> Logprobs:
+    if before is None:
+        return now
     extra = dict(before.extra)
     _merge(extra, now.extra)
     return Logprobs(_joined(before.content, now.content), _joined(before.refusal, now.refusal), extra)

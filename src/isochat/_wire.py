@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +30,7 @@ from isochat._encode import (
     to_bytes,
     usage_to_json,
 )
-from isochat._frozen import changed
+from isochat._frozen import changed, frozen
 from isochat._gather import Gathering
 from isochat._history import ANSWER_ONLY
 from isochat._plain import plain_chunk, plain_completion
@@ -71,7 +71,7 @@ OK = 200
 _NO_EVENT = (b"{", b"[", b"<")  # no field of an event begins so
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Reply:
     """An HTTP answer as it was on the wire, whichever client received it. `headers` have lower-case names."""
 
@@ -199,7 +199,7 @@ def read_json(body: bytes, reply: Reply | None = None) -> Any:
 # ── a reply that is coming in ────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Head:
     """The beginning of a streamed reply: what can be said before anything of it has been read."""
 
