@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -151,6 +152,53 @@ def test_help_imports_nothing_heavy(folder: Path) -> None:
     assert (0, "") == (done.code, done.err), done.out
     assert "heavy:\n" in done.out
     assert all(name in done.out for name in ("ask", "backends", "render", "serve", "doctor", "compare", "demo"))
+
+
+def test_help_is_what_typer_makes_of_it(typed: Typed) -> None:
+    """The help that is kept, so that it need not be made, says what the commands say of themselves."""
+    from isochat._help import TEXT
+
+    made = typed("--help")
+
+    assert (0, "") == (made.code, made.err)
+    assert made.out.split() == TEXT.split(), f"src/isochat/_help.py must hold:\n{made.out}"
+
+
+def test_help_asks_typer_only_where_it_must_be_wrapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the help takes four times as long as printing it."""
+    said = []
+    for columns in ("", "80", "60"):
+        monkeypatch.setenv("COLUMNS", columns)
+        said.append(
+            python("""
+                import sys
+                sys.argv = ["isochat", "-h"]
+                from isochat.__main__ import main
+                assert main() == 0
+                print("typer" in sys.modules)
+            """).out
+        )
+    usual, wide, narrow = said
+
+    assert usual == wide
+    assert usual.endswith("False\n")
+    assert narrow.endswith("True\n")
+    assert max(map(len, narrow.splitlines())) < 60 < max(map(len, wide.splitlines()))
+
+
+@posix
+def test_help_may_be_read_in_part(folder: Path) -> None:
+    """`isochat --help | head -1` ends in silence."""
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m isochat --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ("Usage: isochat [OPTIONS] COMMAND [ARGS]...\n", "") == (done.stdout, done.stderr)
 
 
 def test_backends_are_listed_without_importing_a_client(folder: Path) -> None:

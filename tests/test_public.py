@@ -25,7 +25,7 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # A module may import those of its own layer and of the layers above it in this list (a later one knows an earlier one).
 # `isochat.local` is in no layer: it imports nothing of ours, so whoever needs it may import it.
 LAYERS = [
-    ["_frozen"],
+    ["_frozen", "_help"],
     ["errors", "_types", "_version"],
     [
         "_wire",
@@ -279,7 +279,7 @@ def test_the_cli_is_only_started_from_main() -> None:
     """`python -m isochat` and `isochat` are one thing."""
     needs("__main__")
 
-    assert ours("__main__") <= {"_cli", "__init__", "errors"}
+    assert ours("__main__") <= {"_cli", "_help", "__init__", "errors"}
 
 
 # ---- what is loaded when
