@@ -6,6 +6,7 @@ an AssertionError.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import re
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import isochat
-from isochat import BackendNotInstalled, ConfigurationError, Connection, backends, query_chat
+from isochat import BackendNotInstalled, ConfigurationError, Connection, aquery_chat, backends, query_chat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,12 @@ def examine(extra: str) -> None:
     with service() as host:
         answers = {name: ask(name, host) for name in sorted(ready)}
         assert answers == dict.fromkeys(ready, "Hi."), answers
+
+        with_rest = backends.load("rest")(Connection(host, "t"))
+        carrier = "pyreqwest" if find_spec("pyreqwest") else "httpx2"
+        assert asyncio.run(aquery_chat("Hi", endpoint="e", backend=with_rest, timeout=30)).text == "Hi."
+        assert any(name.startswith(f"isochat.transports.{carrier}") for name in sys.modules)
+        assert (carrier == "pyreqwest") == brought("fast")
 
         for name in sorted(infos.keys() - ready):
             line = f"pip install 'isochat[{name}]'"

@@ -131,7 +131,9 @@ def test_every_setting_has_a_variable_of_its_own(find: Callable[..., Settings]) 
             continue  # they need a file
         variable = f"ISOCHAT_{name.name.upper()}"
 
-        assert variable == find({variable: values.get(name.kind, "text")}).source(name.name), name.name
+        value = name.choices[-1] if name.choices else values.get(name.kind, "text")
+
+        assert variable == find({variable: value}).source(name.name), name.name
 
 
 def test_variables_are_the_sdks_own() -> None:
@@ -143,10 +145,24 @@ def test_variables_are_the_sdks_own() -> None:
     mine = {n.name: (n.variable, n.login, n.secret) for n in NAMES if n.name in theirs}
 
     assert {name: theirs[name] for name in mine} == mine
-    assert set(mine) == {n.name for n in NAMES} - {"backend", "endpoint", "timeout", "attempts", "allow_http"}
+    assert set(mine) == {n.name for n in NAMES} - {
+        "backend",
+        "endpoint",
+        "timeout",
+        "attempts",
+        "transport",
+        "allow_http",
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ values
+
+
+def test_bad_choice(find: Callable[..., Settings]) -> None:
+    """One of a few names is one of them, and a sentence says which they are and where the other one stands."""
+    said = "ISOCHAT_TRANSPORT must be 'auto', 'httpx2' or 'pyreqwest', not 'pigeon'"
+
+    assert said in refusal(find, {"ISOCHAT_TRANSPORT": "pigeon"})
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "1e999", "1,5"])

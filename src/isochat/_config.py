@@ -54,6 +54,8 @@ class Name:
     means: str
     kind: Literal["text", "seconds", "count", "switch"] = "text"
     default: object = None
+    choices: tuple[str, ...] = ()
+    """What a text may be, where that is one of a few."""
     variable: str | None = None
     """The standard variable, read after `ISOCHAT_<NAME>`."""
     login: str | None = None
@@ -79,6 +81,12 @@ NAMES: Final[tuple[Name, ...]] = (
     Name("endpoint", "the serving endpoint to ask"),
     Name("timeout", "seconds for the whole question, retries and waits included", kind="seconds", default=600.0),
     Name("attempts", "how often a question is sent at most", kind="count", default=3),
+    Name(
+        "transport",
+        "what the backend `rest` sends with: `auto`, `httpx2` or `pyreqwest`",
+        default="auto",
+        choices=("auto", "httpx2", "pyreqwest"),
+    ),
     Name("host", "the workspace, `https://…`, or `local`", variable="DATABRICKS_HOST"),
     _login("token", "pat", "DATABRICKS_TOKEN", "personal access token, or any bearer token", secret=True),
     Name("profile", "the section of `~/.databrickscfg` to use", variable="DATABRICKS_CONFIG_PROFILE"),
@@ -754,6 +762,9 @@ def _parsed(name: Name, raw: object, source: str) -> object:
         if switch is None:
             raise ConfigurationError(f"{place} must be true or false, not {raw!r}")
         return switch
+    if name.choices and raw not in name.choices:
+        shown = ", ".join(map(repr, name.choices[:-1]))
+        raise ConfigurationError(f"{place} must be {shown} or {name.choices[-1]!r}, not {raw!r}")
     if isinstance(raw, str) or (name.name == "token" and callable(raw)):
         return raw
     if name.name == "scopes" and isinstance(raw, (list, tuple)):

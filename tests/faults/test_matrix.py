@@ -32,12 +32,14 @@ from isochat import (
     query_chat,
 )
 from isochat.backends import BUILT_IN, load
+from isochat.backends.rest import RestBackend
 from isochat.errors import BackendNotInstalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from isochat import Backend
+    from isochat.backends.rest import TransportName
     from isochat.local import LocalEndpoint
 
 AT_ONCE = Retry(attempts=ATTEMPTS, first_wait=0.0)
@@ -79,6 +81,13 @@ def no_name(monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return "https://workspace.invalid"
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_to_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No authorities are named in the environment of whoever runs the tests: `rest` goes by that."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
@@ -231,7 +240,7 @@ def left_behind(before: set[threading.Thread]) -> set[threading.Thread]:
 def _cell(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
     """Which cell this is, for the summary: before anything may go wrong, or be found to be missing."""
     said = getattr(request.node, "callspec", None) and request.node.callspec.params
-    if said:
+    if said and "transport" not in said:
         record_property("cell", [said.get("name", WAREHOUSE), said["mode"], said["fault"].name])
 
 
@@ -250,6 +259,29 @@ def test_cell(  # noqa: PLR0917 - fixtures
     """One fault, through one backend, in one mode."""
     monkeypatch.setenv("DATABRICKS_WAREHOUSE_ID", "w")
     backend = made(name, Connection(host, Tokens() if fault.fresh else "token", allow_http=True))
+    wrong = is_as_promised(fault, backend, mode, server)
+    record_property("seconds", [wrong.seconds, fault.timeout])
+
+
+@pytest.mark.parametrize(
+    ("transport", "mode"),
+    [("pyreqwest", "blocking"), ("pyreqwest", "stream"), *(("httpx2", mode) for mode in MODES[1::2])],
+)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_cell_of_rest_by_its_other_transport(
+    fault: Fault, transport: TransportName, mode: str, host: str, server: Server
+) -> None:
+    """One fault, through `rest`, sent with what it does not take by itself in that mode where both are there."""
+    pytest.importorskip("pyreqwest", reason="pip install 'isochat[fast]'")
+    connection = Connection(host, Tokens() if fault.fresh else "token", allow_http=True)
+    backend = RestBackend(connection, transport=transport)
+    backend.warm()
+    is_as_promised(fault, backend, mode, server)
+
+
+def is_as_promised(fault: Fault, backend: Backend, mode: str, server: Server) -> Asked:
+    """Ask, hold what comes of it to the promise, and give it."""
+    name = backend.name
     promise, speech, streams = fault.promise(name, mode), language(name), "stream" in mode
     arrives = fault.to == "server" and promise is not NO_STREAM
     threads = set(threading.enumerate())
@@ -264,7 +296,6 @@ def test_cell(  # noqa: PLR0917 - fixtures
     steps = [tell(well)] * (arrives and fault.timeout < LONG) + [tell(fault.does)] + [tell(well)] * arrives
     asked = ask(backend, mode, *steps, heard=server.heard.set)
     wrong = asked.pop(-2 if arrives else -1)
-    record_property("seconds", [wrong.seconds, fault.timeout])
 
     assert wrong.seconds < fault.timeout + MARGIN
     keeps(promise, wrong.outcome)
@@ -272,6 +303,7 @@ def test_cell(  # noqa: PLR0917 - fixtures
     for other in asked:
         is_answered(other, attempts=2 if fault.lingers else 1)
     leaves_nothing(lambda: server.open_connections, threads)
+    return wrong
 
 
 # ── behind a warehouse ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,6 +30,7 @@ from isochat import (
     query_chat,
 )
 from isochat.backends import BUILT_IN, find, load
+from isochat.backends.rest import RestBackend
 from isochat.errors import BackendNotInstalled
 
 if TYPE_CHECKING:
@@ -260,10 +261,15 @@ def ends_well(telling: Telling, outcome: ChatResponse | ChatError) -> None:
         assert type(outcome) is telling.broken, repr(outcome)
 
 
-@pytest.fixture(params=STREAMING)
+@pytest.fixture(params=[*STREAMING, "rest by httpx2", "rest by pyreqwest"])
 def backend(request: pytest.FixtureRequest, server: Server) -> Backend:
+    connection = Connection(server.host, "token", allow_http=True)
+    name, _, transport = request.param.partition(" by ")
+    if transport:
+        pytest.importorskip(transport, reason="pip install 'isochat[fast]'")
+        return RestBackend(connection, transport=transport)
     try:
-        return load(request.param)(Connection(server.host, "token", allow_http=True))
+        return load(name)(connection)
     except BackendNotInstalled as missing:
         pytest.skip(str(missing))
 

@@ -6,47 +6,38 @@ import re
 import socket
 import ssl
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from isochat import _refusal, _wire
-from isochat._config import is_this_machine
-from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
-from isochat.transports import trust
+from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded
+from isochat.transports import (
+    CONNECT,
+    broken,
+    directly,
+    finite,
+    late,
+    lowered,
+    packed,
+    timeouts,
+    unconnected,
+    untrusted,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
-CONNECT = 10.0  # seconds to make a connection: a host that is down is told from one that thinks
-
-
-def finite(timeout: float) -> float | None:
-    """A timeout as clients take it: None where there is none."""
-    return timeout if timeout < threading.TIMEOUT_MAX else None
-
-
-def timeouts(timeout: float) -> tuple[float | None, ...]:
-    """To connect, to read, to write, to wait for the pool: a tuple, which httpx and httpx2 both understand."""
-    limit = finite(timeout)
-    return (min(CONNECT, timeout), limit, limit, limit)
-
-
-def directly(host: str = "") -> dict[str, None]:
-    """What is on this machine is reached without a proxy, whatever the environment says: `mounts` of httpx and httpx2.
-
-    A company's proxy would otherwise be asked for the local endpoint, and refuse. `host` is the address that is asked,
-    for loopback has more names than can be listed.
-    """
-    names = ["127.0.0.1", "localhost", "::1"]
-    if is_this_machine(asked := urlsplit(host).hostname):
-        names.append(str(asked))
-    return dict.fromkeys(f"all://[{name}]" if ":" in name else f"all://{name}" for name in names)
-
-
-def lowered(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers under lower-case names."""
-    return {name.lower(): value for name, value in headers.items()}
+__all__ = [
+    "CONNECT",
+    "aevents",
+    "directly",
+    "events",
+    "finite",
+    "http_error",
+    "lowered",
+    "timeouts",
+    "transport_error",
+    "without_login",
+]
 
 
 def events(response: Any, reads: Iterator[bytes]) -> Generator[Any, None, None]:
@@ -94,24 +85,19 @@ _HTTP = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
 
 
 def _named(names: set[str], error: BaseException) -> ChatError | None:
-    detail = _detail(error)
+    detail = str(error).strip()
     if "ConnectTimeout" in names:
-        return ConnectionFailed(f"no connection could be made in time{detail}", sent=False)
+        return unconnected(detail, late=True)
     if "PoolTimeout" in names:
         return DeadlineExceeded("every connection was busy until the time was over: nothing was sent", sent=False)
     if "TimeoutException" in names:
-        return DeadlineExceeded("the service did not answer in time", sent=True)
+        return late()
     if "DecodingError" in names:
-        return MalformedReply(f"the answer could not be unpacked{detail}")
+        return packed(detail)
     if "ConnectError" in names:
-        failed = ConnectionFailed(f"no connection could be made{detail}", sent=False)
-        if "CERTIFICATE_VERIFY_FAILED" in detail:
-            failed.transient = False
-            failed.hint = trust.HINT
-        return failed
+        return (untrusted if "CERTIFICATE_VERIFY_FAILED" in detail else unconnected)(detail)
     if names & {"NetworkError", "RemoteProtocolError", "ProxyError"}:
-        sent = "ProxyError" not in names
-        return ConnectionFailed(f"the connection broke before the answer was there{detail}", sent=sent)
+        return broken(detail, sent="ProxyError" not in names)
     return None
 
 

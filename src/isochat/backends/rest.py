@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
+from urllib.parse import quote, urlsplit
 
-from isochat import _wire
+from isochat import _config, _wire
 from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
+from isochat.backends._http import events, finite
 from isochat.backends._sessions import PerLoop, PerProcess
-from isochat.transports.deadline import close_at_exit, keep_deadlines
-from isochat.transports.trust import trusted
+from isochat.errors import BackendNotInstalled, ConfigurationError
+from isochat.transports import trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
+    from typing import Self
 
     from isochat._connection import Connection
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
+    from isochat.transports import AsyncTransport, Transport
 
+TransportName: TypeAlias = Literal["auto", "httpx2", "pyreqwest"]
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"isochat/{__version__}"}
 
 
@@ -31,7 +39,13 @@ class _Post:
 
 
 class RestBackend(Backend):
-    """Raw REST, to `/serving-endpoints/{name}/invocations`."""
+    """Raw REST, to `/serving-endpoints/{name}/invocations`.
+
+    `transport` is what the bytes travel by; without one, the setting of that name. `auto` takes httpx2 for blocking
+    questions, and for those of asyncio pyreqwest where that is installed (`pip install 'isochat[fast]'`), else httpx2.
+    `httpx2` and `pyreqwest` are those for both. Whichever is said, httpx2 takes pyreqwest's place where the environment
+    names a proxy for the host or authorities to trust, and in a child of a process that used pyreqwest before the fork.
+    """
 
     name: ClassVar[str] = "rest"
     carries: ClassVar[frozenset[str]] = EVERYTHING
@@ -41,10 +55,13 @@ class RestBackend(Backend):
 
     connection: Connection
 
-    def __init__(self, connection: Connection | None = None) -> None:
+    def __init__(self, connection: Connection | None = None, *, transport: TransportName | None = None) -> None:
         super().__init__(connection)
-        self._http = PerProcess(lambda: _client(self.connection.host), lambda client: client.close())
-        self._async_http = PerLoop(lambda: _async_client(self.connection.host), lambda client: client.aclose())
+        self.transport = cast("TransportName", _config.settings({"transport": transport}).get("transport"))
+        if self.transport == "pyreqwest" and not _has_pyreqwest():
+            raise BackendNotInstalled("pyreqwest is not installed", install="pip install 'isochat[fast]'")
+        self._http: PerProcess[Transport] = PerProcess(self._blocking, lambda client: client.close())
+        self._async_http: PerLoop[AsyncTransport] = PerLoop(self._awaited, lambda client: client.aclose())
 
     def encode(self, request: ChatRequest) -> _Post:
         """A path, and a body of JSON."""
@@ -56,28 +73,34 @@ class RestBackend(Backend):
 
     def send(self, call: _Post, timeout: float) -> _wire.Reply:
         """POST it."""
-        headers = self.connection.headers(timeout=finite(timeout))
-        return _reply(self._http.get().post(**self._request(call, headers, timeout)))
+        headers = self._headers(call, self.connection.headers(timeout=finite(timeout)))
+        return self._http.get().post(self.connection.host + call.path, headers, call.body, timeout)
 
     async def asend(self, call: _Post, timeout: float) -> _wire.Reply:
         """POST it, awaited."""
-        headers = await self.connection.aheaders(timeout=finite(timeout))
+        headers = self._headers(call, await self.connection.aheaders(timeout=finite(timeout)))
         client = await self._async_http.get()
-        return _reply(await client.post(**self._request(call, headers, timeout)))
+        return await client.post(self.connection.host + call.path, headers, call.body, timeout)
 
     def stream(self, call: _Post, timeout: float) -> Generator[Any, None, None]:
         """POST it and give the events as they come."""
-        headers = self.connection.headers(timeout=finite(timeout))
-        with self._http.get().stream("POST", **self._request(call, headers, timeout)) as response:
-            yield from events(response, response.iter_bytes())
+        headers = self._headers(call, self.connection.headers(timeout=finite(timeout)))
+        with self._http.get().stream(self.connection.host + call.path, headers, call.body, timeout) as streamed:
+            yield from events(streamed, streamed.reads)
 
     async def astream(self, call: _Post, timeout: float) -> AsyncGenerator[Any, None]:
         """POST it and give the events as they come, awaited."""
-        headers = await self.connection.aheaders(timeout=finite(timeout))
+        headers = self._headers(call, await self.connection.aheaders(timeout=finite(timeout)))
         client = await self._async_http.get()
-        async with client.stream("POST", **self._request(call, headers, timeout)) as response:
-            async for event in aevents(response, response.aiter_bytes()):
-                yield event
+        async with client.stream(self.connection.host + call.path, headers, call.body, timeout) as streamed:
+            # As `aevents`, but with no generator within this one: each event would go through it.
+            incoming = _wire.Incoming(streamed.status_code, streamed.headers)
+            yield incoming.head
+            async for read in streamed.reads:
+                for event in incoming.feed(read):
+                    yield event
+            for last in incoming.close():
+                yield last
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
         """Read the reply."""
@@ -96,33 +119,67 @@ class RestBackend(Backend):
         self.close()
         await self._async_http.aclose()
 
-    def _request(self, call: _Post, headers: dict[str, str], timeout: float) -> dict[str, Any]:
-        return {
-            "url": self.connection.host + call.path,
-            "content": call.body,
-            "headers": {**_HEADERS, "Accept": call.accept, **headers},
-            "timeout": timeouts(timeout),
-        }
+    def through(self, connection: Connection) -> Self:
+        """The same on another connection, sending with the same."""
+        other = type(self)(connection)
+        other.transport = self.transport
+        return other
+
+    def warm(self) -> None:
+        """Import what takes long to import."""
+        for transport in {self._carrier(way) for way in ("blocking", "asyncio")}:
+            import_module(f"isochat.transports.{transport}")
+
+    def _headers(self, call: _Post, login: dict[str, str]) -> dict[str, str]:
+        if not self.connection.is_static:  # a token of its own was looked at when the connection was made
+            for name, value in login.items():
+                if not (
+                    value.isascii() and value.isprintable()
+                ):  # a line break would begin another, and a client's error would quote it
+                    raise ConfigurationError(f"the header {name} that the login gave holds what no header may hold")
+        return {**_HEADERS, "Accept": call.accept, **login}
+
+    def _carrier(self, way: Literal["blocking", "asyncio"]) -> str:
+        """What carries such questions here."""
+        chosen = self.transport
+        if chosen == "auto":
+            chosen = "pyreqwest" if way == "asyncio" and _has_pyreqwest() else "httpx2"
+        return "httpx2" if chosen == "pyreqwest" and _environment_decides(self.connection.host) else chosen
+
+    def _blocking(self) -> Transport:
+        if self._carrier("blocking") == "pyreqwest":
+            from isochat.transports.pyreqwest import Pyreqwest
+
+            with contextlib.suppress(RuntimeError):  # a forked child
+                return Pyreqwest()
+        from isochat.transports.httpx2 import Httpx2
+
+        return Httpx2(self.connection.host)
+
+    def _awaited(self) -> AsyncTransport:
+        if self._carrier("asyncio") == "pyreqwest":
+            from isochat.transports.pyreqwest import AsyncPyreqwest
+
+            with contextlib.suppress(RuntimeError):  # as above
+                return AsyncPyreqwest()
+        from isochat.transports.httpx2 import AsyncHttpx2
+
+        return AsyncHttpx2(self.connection.host)
 
 
-def _client(host: str) -> Any:
-    import httpx2
-
-    return close_at_exit(keep_deadlines(httpx2.Client(**_options(httpx2, host))))
-
-
-def _async_client(host: str) -> Any:
-    import httpx2
-
-    return httpx2.AsyncClient(**_options(httpx2, host))
+@functools.cache
+def _has_pyreqwest() -> bool:
+    return find_spec("pyreqwest") is not None
 
 
-def _options(httpx2: Any, host: str) -> dict[str, Any]:
-    # Redirects stay unfollowed: a token goes to its own host only. A pool without an upper bound: how many questions
-    # are asked at once is the caller's to say, and a question that waits for a connection uses up its own deadline.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    return {"follow_redirects": False, "limits": limits, "mounts": directly(host), "verify": trusted()}
+def _environment_decides(host: str) -> bool:
+    """Whether the environment, or the system, says by which way such a host is reached, or who vouches for it.
 
+    httpx2 reads that as every other client does. Which hosts go without a proxy, it knows as well.
+    """
+    from urllib.request import getproxies
 
-def _reply(response: Any) -> _wire.Reply:
-    return _wire.Reply(response.status_code, lowered(response.headers), response.content)
+    parts = urlsplit(host)
+    named = parts.scheme == "https" and any(os.environ.get(variable) for variable in trust.HTTPX)
+    proxied = not _config.is_this_machine(parts.hostname) and not {parts.scheme, "all"}.isdisjoint(getproxies())
+    return named or proxied
