@@ -33,7 +33,7 @@ PEERS = {
     "aisuite": ["aisuite[openai]"],
     "init_chat_model": ["langchain", "langchain-openai"],
 }
-OURS = ["raw socket", "pyreqwest", "http.client", "httpx2", "isochat rest"]
+OURS = ["raw socket", "pyreqwest", "http.client", "httpx2", "isochat rest", "isochat rest+fast"]
 CLIENTS = [
     "openai",
     "openai-responses",
@@ -233,6 +233,12 @@ PROMISES = [
     ("requests a second at 64 in flight, as multiples of the openai client's",
      "64 in flight, requests a second", "isochat rest", None, ">=", 6),
     ("CPU per streamed chunk, as multiples of pyreqwest with orjson", "streamed chunk", "isochat rest", None, "<=", 1.6),
+    ("a blocking question through `rest` by pyreqwest, as multiples of the raw socket",
+     "call", "isochat rest+fast", None, "<=", 2.5),
+    ("the same by pyreqwest, requests a second at 64 in flight, as multiples of the openai client's",
+     "64 in flight, requests a second", "isochat rest+fast", None, ">=", 6),
+    ("the same by pyreqwest, CPU per streamed chunk, as multiples of pyreqwest with orjson",
+     "streamed chunk", "isochat rest+fast", None, "<=", 1.6),
     ("the openai client's CPU per streamed chunk, as multiples of `rest`",
      "streamed chunk", "openai", "isochat rest", ">=", 25),
     ("`import isochat`, as multiples of `import dataclasses, json`", "import", "import isochat", None, "<=", 2),
