@@ -45,13 +45,11 @@ class EventDecoder:
             and read.endswith(b"\n\n")
             and read.find(b"\n") == len(read) - 2
             and b"\r" not in read
-            and self._is_between_events()
+            and self._started
+            and not (self._after_cr or self._data or self._type or self._tail)
         ):  # one event, whole, as most reads of a stream are
             return iter((Event(read[6:-2]),))
         return self._feed(read)
-
-    def _is_between_events(self) -> bool:
-        return self._started and not (self._after_cr or self._data or self._type or any(self._tail))
 
     def _feed(self, read: bytes) -> Iterator[Event]:
         if self._after_cr and read:
@@ -67,7 +65,8 @@ class EventDecoder:
         self._after_cr = read.endswith(b"\r")
         if self._tail:
             lines[0] = b"".join([*self._tail, lines[0]])
-        self._tail = [lines.pop()]
+        tail = lines.pop()
+        self._tail = [tail] if tail else []
         for line in lines:
             yield from self._line(line)
 
