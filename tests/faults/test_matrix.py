@@ -71,7 +71,10 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture
 def no_name(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A host that no name server knows. No name server is asked."""
+    """A host that no name server knows. None is asked, but by pyreqwest, which knows nothing of Python's look-ups.
+
+    `.invalid` is nobody's, and a resolver says so by itself (RFC 6761).
+    """
     guarded = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
