@@ -100,8 +100,8 @@ def examine(extra: str) -> None:
         answers = {name: ask(name, host) for name in sorted(ready)}
         assert answers == dict.fromkeys(ready, "Hi."), answers
 
-        with_rest = backends.load("rest")(Connection(host, "t"))
         carrier = "pyreqwest" if find_spec("pyreqwest") else "httpx2"
+        with_rest = backends.load("rest")(Connection(host, "t"), transport=carrier)
         assert asyncio.run(aquery_chat("Hi", endpoint="e", backend=with_rest, timeout=30)).text == "Hi."
         assert any(name.startswith(f"isochat.transports.{carrier}") for name in sys.modules)
         assert (carrier == "pyreqwest") == brought("fast")

@@ -160,7 +160,7 @@ def test_variables_are_the_sdks_own() -> None:
 
 def test_bad_choice(find: Callable[..., Settings]) -> None:
     """One of a few names is one of them, and a sentence says which they are and where the other one stands."""
-    said = "ISOCHAT_TRANSPORT must be 'auto', 'httpx2' or 'pyreqwest', not 'pigeon'"
+    said = "ISOCHAT_TRANSPORT must be 'httpx2' or 'pyreqwest', not 'pigeon'"
 
     assert said in refusal(find, {"ISOCHAT_TRANSPORT": "pigeon"})
 

@@ -18,6 +18,7 @@ pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip ins
 from isochat import Backend, Connection, Retry, StreamInterrupted, aquery_chat, query_chat
 from isochat.backends import BUILT_IN, load
 from isochat.backends.ai_query import AIQueryBackend
+from isochat.backends.rest import RestBackend
 from isochat.errors import BackendNotInstalled
 from isochat.local import Fault
 
@@ -43,6 +44,8 @@ def backend(request: pytest.FixtureRequest, local: LocalEndpoint) -> Iterator[Ba
 def made(name: str, local: LocalEndpoint) -> Backend:
     connection = Connection(local.host, local.token)
     try:
+        if name == "rest by pyreqwest":
+            return RestBackend(connection, transport="pyreqwest")
         return AIQueryBackend(connection, warehouse_id="w") if name == "ai-query" else load(name)(connection)
     except BackendNotInstalled as error:
         pytest.skip(str(error))
@@ -184,6 +187,7 @@ class Cancelling:
 
 # LangChain makes coroutines for callbacks that it then has no time to wait for.
 @pytest.mark.filterwarnings("ignore:coroutine '(AsyncCallbackManager|BaseChatModel).*was never awaited")
+@pytest.mark.parametrize("backend", [*BUILT_IN, "rest by pyreqwest"], indirect=True)
 @pytest.mark.parametrize("begun", ["cold", "warm"])
 @pytest.mark.parametrize("stream", [False, True], ids=["question", "stream"])
 def test_cancelled_anywhere(

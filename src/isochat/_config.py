@@ -83,9 +83,9 @@ NAMES: Final[tuple[Name, ...]] = (
     Name("attempts", "how often a question is sent at most", kind="count", default=3),
     Name(
         "transport",
-        "what the backend `rest` sends with: `auto`, `httpx2` or `pyreqwest`",
-        default="auto",
-        choices=("auto", "httpx2", "pyreqwest"),
+        "what the backend `rest` sends with: `httpx2` or `pyreqwest`",
+        default="httpx2",
+        choices=("httpx2", "pyreqwest"),
     ),
     Name("host", "the workspace, `https://…`, or `local`", variable="DATABRICKS_HOST"),
     _login("token", "pat", "DATABRICKS_TOKEN", "personal access token, or any bearer token", secret=True),

@@ -33,7 +33,7 @@ from isochat.backends import rest as rest_module
 from isochat.backends.rest import RestBackend
 from isochat.errors import ConfigurationError
 from isochat.local import Fault
-from isochat.testing.conformance import ANSWER, MODES, Ask, BackendTests
+from isochat.testing.conformance import ANSWER, Ask, BackendTests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,45 +67,13 @@ class OnPyreqwest(RestBackend):
         super().__init__(connection, transport="pyreqwest")
 
 
-class OnHttpx2(RestBackend):
-    name: ClassVar[str] = "rest by httpx2"
-
-    def __init__(self, connection: Connection | None = None) -> None:
-        super().__init__(connection, transport="httpx2")
-
-
 @fast
 class TestFast(BackendTests):
-    """pyreqwest for blocking questions; those of asyncio it has where it is there, and `TestRest` asks them."""
+    """`rest` by pyreqwest, in every mode."""
 
     @pytest.fixture
     def backend(self, connection: Connection) -> Backend:
         return OnPyreqwest(connection)
-
-    @pytest.fixture(params=MODES[::2])
-    def ask(self, request: pytest.FixtureRequest, backend: Backend) -> Ask:
-        return Ask(request.param, backend)
-
-    @pytest.fixture(params=MODES[2:3])
-    def ask_streaming(self, request: pytest.FixtureRequest, backend: Backend) -> Ask:
-        return Ask(request.param, backend)
-
-
-@fast
-class TestHttpx2(BackendTests):
-    """httpx2 for asyncio, which has those questions where pyreqwest is not there."""
-
-    @pytest.fixture
-    def backend(self, connection: Connection) -> Backend:
-        return OnHttpx2(connection)
-
-    @pytest.fixture(params=MODES[1::2])
-    def ask(self, request: pytest.FixtureRequest, backend: Backend) -> Ask:
-        return Ask(request.param, backend)
-
-    @pytest.fixture(params=MODES[3:])
-    def ask_streaming(self, request: pytest.FixtureRequest, backend: Backend) -> Ask:
-        return Ask(request.param, backend)
 
 
 # ---- which one it is
@@ -128,14 +96,8 @@ def carriers(backend: RestBackend) -> tuple[str, str]:
 SOMEWHERE = "https://workspace.example"
 
 
-def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpx2 for blocking questions; for asyncio's pyreqwest where it is there."""
-    there = find_spec("pyreqwest") is not None
-
-    assert ("httpx2", "pyreqwest" if there else "httpx2") == carriers(RestBackend(Connection(SOMEWHERE, "t")))
-
-    monkeypatch.setattr(rest_module, "_has_pyreqwest", lambda: False)
-
+def test_what_is_installed_does_not_decide() -> None:
+    """httpx2, where pyreqwest is there too: what that cannot do is for its user to know."""
     assert ("httpx2", "httpx2") == carriers(RestBackend(Connection(SOMEWHERE, "t")))
 
 
@@ -163,14 +125,13 @@ def test_it_goes_with_the_backend() -> None:
 
 
 @fast
-@pytest.mark.parametrize("transport", ["auto", "pyreqwest"])
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
-def test_a_proxy_is_for_httpx2(variable: str, transport: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_for_httpx2(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a proxy is named, httpx2 finds the way; this machine is reached without one."""
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
 
-    assert ("httpx2", "httpx2") == carriers(RestBackend(Connection(SOMEWHERE, "t"), transport=transport))
-    assert "pyreqwest" == carriers(RestBackend(Connection("http://127.0.0.1:1", "t"), transport=transport))[1]
+    assert ("httpx2", "httpx2") == carriers(OnPyreqwest(Connection(SOMEWHERE, "t")))
+    assert ("pyreqwest", "pyreqwest") == carriers(OnPyreqwest(Connection("http://127.0.0.1:1", "t")))
 
 
 @fast
@@ -193,7 +154,7 @@ def test_there_is_no_other(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         said["transport"] = "carrier pigeon"
     else:
         monkeypatch.setenv(how, "carrier pigeon")
-    with pytest.raises(ConfigurationError, match=f"{how}.* 'auto', 'httpx2' or 'pyreqwest', not 'carrier pigeon'"):
+    with pytest.raises(ConfigurationError, match=f"{how}.* 'httpx2' or 'pyreqwest', not 'carrier pigeon'"):
         RestBackend(Connection(SOMEWHERE, "t"), **said)
 
 
@@ -446,7 +407,7 @@ def test_ctrl_c_is_heard_at_once(local: LocalEndpoint, *, stream: bool) -> None:
 @fast
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
 def test_surprise_pyreqwest_is_deaf_while_it_waits(local: LocalEndpoint) -> None:
-    """Ctrl-C is heard when the time of a blocking question is over: the reason why `auto` leaves those to httpx2."""
+    """Ctrl-C is heard when the time of a blocking question is over: a reason why it is used only where it is named."""
     assert "KeyboardInterrupt False" == interrupted(local, ", transport='pyreqwest'", stream=False)
 
 
@@ -536,7 +497,7 @@ def test_surprise_pyreqwest_may_abort_a_process_that_ends(local: LocalEndpoint) 
     """
     ended = set()
     for _ in range(4):
-        running = [asking(local, "", 'asyncio.run(aquery_chat("Hi", **said))') for _ in range(4)]
+        running = [asking(local, ", transport='pyreqwest'", 'asyncio.run(aquery_chat("Hi", **said))') for _ in range(4)]
         ended |= {(process.communicate(timeout=60)[1], process.returncode) for process in running}
 
     assert {("", 0)} == ended

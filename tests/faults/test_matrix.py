@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from isochat import Backend
-    from isochat.backends.rest import TransportName
     from isochat.local import LocalEndpoint
 
 AT_ONCE = Retry(attempts=ATTEMPTS, first_wait=0.0)
@@ -266,18 +265,13 @@ def test_cell(  # noqa: PLR0917 - fixtures
     record_property("seconds", [wrong.seconds, fault.timeout])
 
 
-@pytest.mark.parametrize(
-    ("transport", "mode"),
-    [("pyreqwest", "blocking"), ("pyreqwest", "stream"), *(("httpx2", mode) for mode in MODES[1::2])],
-)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_cell_of_rest_by_its_other_transport(
-    fault: Fault, transport: TransportName, mode: str, host: str, server: Server
-) -> None:
-    """One fault, through `rest`, sent with what it does not take by itself in that mode where both are there."""
+def test_cell_of_rest_by_pyreqwest(fault: Fault, mode: str, host: str, server: Server) -> None:
+    """One fault, through `rest` by pyreqwest."""
     pytest.importorskip("pyreqwest", reason="pip install 'isochat[fast]'")
     connection = Connection(host, Tokens() if fault.fresh else "token", allow_http=True)
-    backend = RestBackend(connection, transport=transport)
+    backend = RestBackend(connection, transport="pyreqwest")
     backend.warm()
     is_as_promised(fault, backend, mode, server)
 

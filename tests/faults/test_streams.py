@@ -261,7 +261,7 @@ def ends_well(telling: Telling, outcome: ChatResponse | ChatError) -> None:
         assert type(outcome) is telling.broken, repr(outcome)
 
 
-@pytest.fixture(params=[*STREAMING, "rest by httpx2", "rest by pyreqwest"])
+@pytest.fixture(params=[*STREAMING, "rest by pyreqwest"])
 def backend(request: pytest.FixtureRequest, server: Server) -> Backend:
     connection = Connection(server.host, "token", allow_http=True)
     name, _, transport = request.param.partition(" by ")

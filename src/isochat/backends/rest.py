@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from isochat._types import ChatChunk, ChatRequest, ChatResponse
     from isochat.transports import AsyncTransport, Transport
 
-TransportName: TypeAlias = Literal["auto", "httpx2", "pyreqwest"]
+TransportName: TypeAlias = Literal["httpx2", "pyreqwest"]
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"isochat/{__version__}"}
 
 
@@ -41,10 +41,10 @@ class _Post:
 class RestBackend(Backend):
     """Raw REST, to `/serving-endpoints/{name}/invocations`.
 
-    `transport` is what the bytes travel by; without one, the setting of that name. `auto` takes httpx2 for blocking
-    questions, and for those of asyncio pyreqwest where that is installed (`pip install 'isochat[fast]'`), else httpx2.
-    `httpx2` and `pyreqwest` are those for both. Whichever is said, httpx2 takes pyreqwest's place where the environment
-    names a proxy for the host or authorities to trust, and in a child of a process that used pyreqwest before the fork.
+    `transport` is what the bytes travel by; without one, the setting of that name: `httpx2`, or `pyreqwest`
+    (`pip install 'isochat[fast]'`), which takes less and cannot do all (docs/backends.md). httpx2 takes pyreqwest's
+    place where the environment names a proxy for the host or authorities to trust, and in a child of a process that
+    used pyreqwest before the fork.
     """
 
     name: ClassVar[str] = "rest"
@@ -127,8 +127,7 @@ class RestBackend(Backend):
 
     def warm(self) -> None:
         """Import what takes long to import."""
-        for transport in {self._carrier(way) for way in ("blocking", "asyncio")}:
-            import_module(f"isochat.transports.{transport}")
+        import_module(f"isochat.transports.{self._carrier()}")
 
     def _headers(self, call: _Post, login: dict[str, str]) -> dict[str, str]:
         if not self.connection.is_static:  # a token of its own was looked at when the connection was made
@@ -139,15 +138,12 @@ class RestBackend(Backend):
                     raise ConfigurationError(f"the header {name} that the login gave holds what no header may hold")
         return {**_HEADERS, "Accept": call.accept, **login}
 
-    def _carrier(self, way: Literal["blocking", "asyncio"]) -> str:
-        """What carries such questions here."""
-        chosen = self.transport
-        if chosen == "auto":
-            chosen = "pyreqwest" if way == "asyncio" and _has_pyreqwest() else "httpx2"
-        return "httpx2" if chosen == "pyreqwest" and _environment_decides(self.connection.host) else chosen
+    def _carrier(self) -> str:
+        """What carries the questions here."""
+        return "httpx2" if _environment_decides(self.connection.host) else self.transport
 
     def _blocking(self) -> Transport:
-        if self._carrier("blocking") == "pyreqwest":
+        if self._carrier() == "pyreqwest":
             from isochat.transports.pyreqwest import Pyreqwest
 
             with contextlib.suppress(RuntimeError):  # a forked child
@@ -157,7 +153,7 @@ class RestBackend(Backend):
         return Httpx2(self.connection.host)
 
     def _awaited(self) -> AsyncTransport:
-        if self._carrier("asyncio") == "pyreqwest":
+        if self._carrier() == "pyreqwest":
             from isochat.transports.pyreqwest import AsyncPyreqwest
 
             with contextlib.suppress(RuntimeError):  # as above

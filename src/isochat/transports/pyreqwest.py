@@ -2,25 +2,29 @@
 
 * Awaited, a question that is cancelled while it waits for the beginning of its answer is left at once, and goes on
   beneath: its connection is closed when the answer is there, or when the question's time is over.
+* Awaited, it may swallow a cancellation that comes as what it waits for is there. So each wait is asked whether it was
+  cancelled.
 * Blocking, it is deaf while it waits. No signal handler of Python's runs, so that Ctrl-C is heard when the answer is
-  there or the time is over; and a read that is under way can be neither shortened nor cut off by another thread. So
-  httpx2 has the blocking questions unless pyreqwest is chosen by name.
+  there or the time is over; and a read that is under way can be neither shortened nor cut off by another thread.
 * Its thread may hold a reference to what it has just told an event loop, and a process that ends at that moment may be
   aborted ("Fatal Python error: PyGILState_Release"). So one that used it pauses before it ends, in which the thread
   lets go.
 * Its threads do not survive a fork. It says so with a `RuntimeError` where a client is made in a child.
 * It reads proxies and authorities from the environment by rules of its own. So it is not used where any are named.
 
+So it is used where it is chosen by name, and only there.
+
 `tests/backends/test_transports.py` holds each of these as a surprise, which fails when it is none any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,7 @@ from isochat.transports import CONNECT, POOL, Streamed, broken, finite, late, pa
 from isochat.transports.deadline import sooner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
     from typing import Self
 
     from isochat.errors import ChatError
@@ -82,8 +86,8 @@ class AsyncPyreqwest:
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Reply:
         """POST it and wait for all of the answer."""
         try:
-            response = await _request(self._client, url, headers, body, timeout).build().send()
-            return Reply(response.status, _lowered(response), (await response.bytes()).to_bytes())
+            response = await _heard(_request(self._client, url, headers, body, timeout).build().send())
+            return Reply(response.status, _lowered(response), (await _heard(response.bytes())).to_bytes())
         except PyreqwestError as error:
             raise _failed(error) from error
 
@@ -96,6 +100,16 @@ class AsyncPyreqwest:
         """Close its connections."""
         await self._client.close()
         self._client = None  # as above
+
+
+async def _heard(waiting: Awaitable[Any]) -> Any:
+    """What it gives, unless the task was cancelled meanwhile."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    given = await waiting
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return given
 
 
 @functools.cache
@@ -152,9 +166,13 @@ class _Coming:
 
     async def __aenter__(self) -> Streamed:
         try:
-            response = await self._request.__aenter__()
+            response = await _heard(self._request.__aenter__())
         except PyreqwestError as error:
             raise _failed(error) from error
+        except asyncio.CancelledError:
+            with suppress(Exception):  # whether it has begun is not known
+                await self._request.__aexit__(None, None, None)
+            raise
         self._reader = response.body_reader
         return Streamed(response.status, _lowered(response), self)
 
@@ -166,7 +184,7 @@ class _Coming:
 
     async def __anext__(self) -> bytes:
         try:
-            read = await self._reader.read_chunk()
+            read = await _heard(self._reader.read_chunk())
         except PyreqwestError as error:
             raise _failed(error) from error
         if read is None:
