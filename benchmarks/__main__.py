@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.instructions import counted
 from benchmarks.page import write
 
 HERE = Path(__file__).parent
@@ -166,7 +167,7 @@ COLD = {
 }
 
 
-def measure(run: Run, only: set[str], *, quick: bool) -> dict[str, Any]:
+def measure(run: Run, only: set[str], host: str, *, quick: bool) -> dict[str, Any]:
     calls = 40 if quick else 100
 
     def wanted(part: str) -> bool:
@@ -212,6 +213,16 @@ def measure(run: Run, only: set[str], *, quick: bool) -> dict[str, Any]:
         ours = run.workers["isochat rest"]
         run.found["growth by questions"] = ours.told(do="grow", times=3_000 if quick else 100_000)
         run.found["growth by messages"] = ours.told(do="messages", most=1_000 if quick else 10_000)
+    if wanted("instructions") and shutil.which("valgrind") and not quick:
+        print("instructions", file=sys.stderr)
+        able = [name for name, worker in run.workers.items() if "ask" in worker.can and name not in PEERS]
+        taken = {name: count for name in able if (count := counted(name, host)) is not None}
+        run.found["instructions"] = taken
+        run.found["facade in instructions"] = {
+            name: taken[f"isochat {name}"] / taken[name]
+            for name in CLIENTS
+            if name in taken and f"isochat {name}" in taken
+        }
     if wanted("cold"):
         print("cold starts", file=sys.stderr)
         turns: dict[str, list[dict[str, Any]]] = {}
@@ -253,9 +264,13 @@ def promises(found: dict[str, Any]) -> list[dict[str, Any]]:
         value = rows[name]["ratio"] / (rows[to]["ratio"] if to else 1)
         kept = value <= bound if sign == "<=" else value >= bound
         told.append({"what": what, "promised": f"{sign} {bound}", "value": value, "kept": kept})
-    for name, row in found.get("facade", {}).items():
-        what = f"`isochat {name}`, as multiples of the client alone"
-        told.append({"what": what, "promised": "<= 1.05", "value": row["ratio"], "kept": row["ratio"] <= 1.05})
+    facade = found.get("facade in instructions") or {
+        name: row["ratio"] for name, row in found.get("facade", {}).items()
+    }
+    unit = "instructions" if "facade in instructions" in found else "CPU"
+    for name, value in facade.items():
+        what = f"`isochat {name}`, {unit} of a question, as multiples of the client alone"
+        told.append({"what": what, "promised": "<= 1.05", "value": value, "kept": value <= 1.05})
     if (held := found.get("memory of an open stream")) and {"isochat rest", "pyreqwest"} <= held.keys():
         extra = (held["isochat rest"] - held["pyreqwest"]) / 1024
         what = "KB of memory of an open stream above pyreqwest's own"
@@ -280,7 +295,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few minutes: fewer rounds, no environments are made")
     parser.add_argument("--peers", type=Path, default=Path(".nox/peers"), help="where the peers' environments are")
-    parser.add_argument("--only", nargs="*", default=[], help="call, flight, stream, memory, growth, cold")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="call, flight, stream, memory, growth, instructions, cold"
+    )
     parser.add_argument("--who", nargs="*", default=[], help="only these contestants")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results.json"))
@@ -304,7 +321,7 @@ def main() -> None:
             workers.append(worker)
     try:
         run = Run(workers, asked.rounds or (5 if asked.quick else 15))
-        found = measure(run, set(asked.only), quick=asked.quick)
+        found = measure(run, set(asked.only), host, quick=asked.quick)
     finally:
         for worker in workers:
             worker.process.communicate()

@@ -56,7 +56,7 @@ def write(found: dict[str, Any], page: Path) -> None:
         if part in PLOTTED:
             (page.parent / PLOTTED[part]).write_text(_plot(title, found[part]))
             parts.append(f"\n![{title}]({PLOTTED[part]})\n")
-    parts += [_latency(found), _facade(found), _memory(found), _growth(found), PROFILE]
+    parts += [_instructions(found), _latency(found), _facade(found), _memory(found), _growth(found), PROFILE]
     page.write_text("".join(parts))
 
 
@@ -101,6 +101,24 @@ def _facade(found: dict[str, Any]) -> str:
     ]
     for name, row in found["facade"].items():
         lines.append(f"| {name} | {row['ratio']:.2f} | ({row['low']:.2f} to {row['high']:.2f}) |")
+    return "\n".join(lines) + "\n"
+
+
+def _instructions(found: dict[str, Any]) -> str:
+    if not found.get("instructions"):
+        return ""
+    taken, over = found["instructions"], found["facade in instructions"]
+    floor = taken.get("raw socket")
+    lines = [
+        "\n## Instructions of a blocking question\n",
+        "Counted by valgrind: they do not waver. The kernel's are not among them.\n",
+        "| | thousands | × raw socket | × the client alone |",
+        "|---|---|---|---|",
+    ]
+    for name, count in sorted(taken.items(), key=lambda row: row[1]):
+        alone = over.get(name.removeprefix("isochat ")) if name.startswith("isochat ") else None
+        floors = f"{count / floor:.1f}" if floor else ""
+        lines.append(f"| {name} | {count / 1000:,.0f} | {floors} | {'' if alone is None else f'{alone:.3f}'} |")
     return "\n".join(lines) + "\n"
 
 
