@@ -439,7 +439,7 @@ def _nothing_is_configured(found: Settings) -> bool:
 
     Where one does, what is missing is a mistake to be told of: a made-up answer would hide it.
     """
-    about_the_question = {"backend", "endpoint", "timeout", "attempts", "allow_http"}
+    about_the_question = {"backend", "endpoint", "timeout", "attempts", "transport", "allow_http"}
     return not (
         any(setting.name not in about_the_question for setting in found)
         or found.withheld
