@@ -222,7 +222,8 @@ def test_cancelled_anywhere(
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return at
 
-    assert asyncio.run(main()) > 1
+    # pyreqwest works in a thread of its own, and may be done before anything is waited for.
+    assert asyncio.run(main()) > (0 if backend.__dict__.get("transport") == "pyreqwest" else 1)
     gc.collect()
     # The endpoint's own server tells of clients that are gone.
     assert [] == [record.getMessage() for record in caplog.records if record.name != "aiohttp.server"]
