@@ -197,7 +197,7 @@ def test_cancelled_anywhere(
     if stream and not backend.streams():
         pytest.skip("it does not stream")
 
-    # pyreqwest asks in a thread of its own: it may be done before anything is waited for, and what is cancelled goes on.
+    # pyreqwest asks in a thread of its own: it may be done before anything is waited for, and what is left goes on.
     beneath = getattr(backend, "transport", None) == "pyreqwest"
 
     async def ask() -> str:
