@@ -12,6 +12,7 @@ import pytest
 
 from isochat import _types
 from isochat._frozen import changed, frozen
+from isochat._gather import Gathering
 
 
 class Point:
@@ -98,6 +99,16 @@ def test_what_is_made_on_demand_is_copied_unmade() -> None:
     assert made == []
     assert (other.raw, answer.raw, other.raw) == ("raw", "raw", "raw")
     assert made == ["made", "made"]
+
+
+def test_a_chunk_of_somebodys_own_class_is_gathered() -> None:
+    class Chunk(_types.ChatChunk):
+        """What another's backend may give."""
+
+    gathering = Gathering()
+    gathering.add(Chunk((_types.ChunkChoice(0, _types.Delta("assistant", "Hi")),), raw={"choices": []}))
+
+    assert gathering.response().text == "Hi"
 
 
 def test_the_values_are_pickled_and_copied() -> None:

@@ -69,7 +69,7 @@ def _changer(cls: Any) -> Any:
     lines = ["other = make(cls)"]
     for name, each in _fields(cls).items():
         scope[f"get_{name}"] = cls.__dict__[name].__get__
-        held = f"get_{name}(self)" if each.metadata is COVERED or "covered" in each.metadata else f"self.{name}"
+        held = f"get_{name}(self)" if "covered" in each.metadata else f"self.{name}"
         lines.append(f"put_{name}(other, {held})")
     lines += ["for name, fact in facts.items(): puts[name](other, fact)", "return other"]
     return _defined("changed(self, facts)", lines, scope)

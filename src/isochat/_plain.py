@@ -21,6 +21,16 @@ class _Fields(msgspec.Struct, forbid_unknown_fields=True):
     """A JSON object of these fields, and of no other."""
 
 
+class _Said(_Fields, kw_only=True):
+    """What a completion and a chunk say of themselves."""
+
+    id: str
+    model: str
+    created: int
+    usage: dict[str, Any] | None = None
+    object: Any = None
+
+
 class _Message(_Fields):
     role: str
     content: str
@@ -32,13 +42,8 @@ class _Choice(_Fields):
     finish_reason: str
 
 
-class _Completion(_Fields):
-    id: str
-    model: str
-    created: int
+class _Completion(_Said):
     choices: tuple[_Choice]
-    usage: dict[str, Any] | None = None
-    object: Any = None
 
 
 class _Delta(_Fields):
@@ -53,13 +58,8 @@ class _Piece(_Fields):
     logprobs: None = None
 
 
-class _Chunk(_Fields):
-    id: str
-    model: str
-    created: int
+class _Chunk(_Said):
     choices: tuple[_Piece]
-    usage: dict[str, Any] | None = None
-    object: Any = None
 
 
 _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens"}

@@ -486,7 +486,7 @@ for _cls in (ChatResponse, ChatChunk):
 
 def unmade(said: ChatResponse | ChatChunk) -> Any:
     """`raw`, or the `Later` that stands for it still."""
-    return type(said).__dict__["raw"].slot.__get__(said)
+    return type(said).raw.slot.__get__(said)
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
