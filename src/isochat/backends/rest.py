@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from isochat import _config, _wire
 from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import events, finite
+from isochat.backends._http import aevents, events, finite
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import BackendNotInstalled, ConfigurationError
 from isochat.transports import trust
@@ -93,14 +93,8 @@ class RestBackend(Backend):
         headers = self._headers(call, await self.connection.aheaders(timeout=finite(timeout)))
         client = await self._async_http.get()
         async with client.stream(self.connection.host + call.path, headers, call.body, timeout) as streamed:
-            # As `aevents`, but with no generator within this one: each event would go through it.
-            incoming = _wire.Incoming(streamed.status_code, streamed.headers)
-            yield incoming.head
-            async for read in streamed.reads:
-                for event in incoming.feed(read):
-                    yield event
-            for last in incoming.close():
-                yield last
+            async for event in aevents(streamed, streamed.reads):
+                yield event
 
     def decode(self, reply: _wire.Reply) -> ChatResponse:
         """Read the reply."""

@@ -101,8 +101,6 @@ DOORS: Mapping[str, tuple[Door, ...]] = {
     "rest": (
         Door("plain HTTP", "httpx2", "Client.send"),
         Door("plain HTTP", "httpx2", "AsyncClient.send"),
-        Door("plain HTTP", "isochat.transports.pyreqwest", "AsyncPyreqwest.post"),
-        Door("plain HTTP", "isochat.transports.pyreqwest", "AsyncPyreqwest.stream"),
     ),
 }
 
@@ -321,10 +319,7 @@ def _watched(name: str) -> Iterator[list[str]]:
     patches = []
     for door in DOORS.get(name, ()):
         owner, _, method = door.place.partition(".")
-        try:
-            holder = getattr(importlib.import_module(door.module), owner)
-        except ModuleNotFoundError:  # `rest` does without pyreqwest
-            continue
+        holder = getattr(importlib.import_module(door.module), owner)
         patches.append(mock.patch.object(holder, method, watching(door, getattr(holder, method))))
     for patch in patches:
         patch.start()
