@@ -27,8 +27,8 @@ from isochat._wire import (
     to_bytes,
 )
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import directly
 from isochat.errors import BackendNotFound, BackendNotInstalled
+from isochat.transports import directly
 from isochat.transports.deadline import keep_deadlines
 from isochat.transports.trust import trusted
 

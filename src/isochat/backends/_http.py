@@ -10,34 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from isochat import _refusal, _wire
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded
-from isochat.transports import (
-    CONNECT,
-    broken,
-    directly,
-    finite,
-    late,
-    lowered,
-    packed,
-    timeouts,
-    unconnected,
-    untrusted,
-)
+from isochat.transports import broken, late, lowered, packed, unconnected, untrusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-
-__all__ = [
-    "CONNECT",
-    "aevents",
-    "directly",
-    "events",
-    "finite",
-    "http_error",
-    "lowered",
-    "timeouts",
-    "transport_error",
-    "without_login",
-]
 
 
 def events(response: Any, reads: Iterator[bytes]) -> Generator[Any, None, None]:

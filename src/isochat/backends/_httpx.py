@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from isochat import _sse, _wire
 from isochat.backends import _line
-from isochat.backends._http import lowered, timeouts
 from isochat.errors import MalformedReply, ServiceError
+from isochat.transports import lowered, timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping

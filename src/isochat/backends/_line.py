@@ -13,8 +13,9 @@ import contextvars
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isochat import _refusal, _wire
-from isochat.backends._http import lowered, transport_error
+from isochat.backends._http import transport_error
 from isochat.errors import ChatError
+from isochat.transports import lowered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -24,9 +24,10 @@ from isochat._connection import Connection
 from isochat._types import Later
 from isochat.backends import _httpx, _line
 from isochat.backends._base import Backend
-from isochat.backends._http import aevents, directly, events, finite, lowered, timeouts
+from isochat.backends._http import aevents, events
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError, ServiceError
+from isochat.transports import directly, finite, lowered, timeouts
 from isochat.transports.deadline import close_at_exit, keep_deadlines
 from isochat.transports.trust import trusted
 

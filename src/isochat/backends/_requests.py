@@ -19,11 +19,10 @@ from isochat import _wire
 from isochat._config import environment, is_this_machine
 from isochat.backends import _line
 from isochat.backends._base import Backend
-from isochat.backends._http import CONNECT
 from isochat.backends._line import NotFollowed
 from isochat.backends._worker import Worker
-from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded, MalformedReply
-from isochat.transports import trust
+from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded
+from isochat.transports import CONNECT, broken, late, packed, trust, unconnected
 from isochat.transports.deadline import Hold, keep_hold, sooner, within
 
 if TYPE_CHECKING:
@@ -393,25 +392,24 @@ def transport_error(error: BaseException) -> ChatError | None:
         return None
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     said = str(chain[-1]).strip()
-    detail = f": {said}" if said else ""
     if "EmptyPoolError" in names:
         return DeadlineExceeded("every connection was busy until the time was over: nothing was sent", sent=False)
     if names & {"ConnectTimeout", "ConnectTimeoutError"} and "NewConnectionError" not in names:
-        return ConnectionFailed("no connection could be made in time", sent=False)
+        return unconnected(late=True)
     if names & {"ReadTimeout", "ReadTimeoutError", "Timeout"} or isinstance(chain[-1], TimeoutError):
-        return DeadlineExceeded("the service did not answer in time", sent=True)
+        return late()
     if names & {"ContentDecodingError", "DecodeError"}:
-        return MalformedReply(f"the answer could not be unpacked{detail}")
+        return packed(said)
     if "SSLError" in names:
-        failed = ConnectionFailed(f"no secure connection could be had{detail}")
+        failed = ConnectionFailed(f"no secure connection could be had{f': {said}' if said else ''}")
         if "CERTIFICATE_VERIFY_FAILED" in f"{error} {said}":
             failed.transient = failed.sent = False
             failed.hint = trust.HINT
         return failed
     if names & {"NewConnectionError", "ProxyError", "NameResolutionError"}:
-        return ConnectionFailed(f"no connection could be made{detail}", sent=False)
+        return unconnected(said)
     if names & {"ConnectionError", "ProtocolError", "ChunkedEncodingError", "IncompleteRead", "MaxRetryError"}:
-        return ConnectionFailed(f"the connection broke before the answer was there{detail}", sent=True)
+        return broken(said)
     return None
 
 

@@ -11,8 +11,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from isochat.backends._http import finite
 from isochat.errors import DeadlineExceeded
+from isochat.transports import finite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

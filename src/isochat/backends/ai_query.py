@@ -21,12 +21,13 @@ from isochat import _config, _refusal, _sql, _wire
 from isochat._frozen import changed
 from isochat.backends import BUILT_IN, _line, _requests
 from isochat.backends._base import Backend
-from isochat.backends._http import finite, http_error
+from isochat.backends._http import http_error
 from isochat.backends._requests import Line
 from isochat.backends._sessions import PerProcess
 from isochat.backends._worker import Worker
 from isochat.backends._workspace import session, workspace
 from isochat.errors import ChatError, ConfigurationError, DeadlineExceeded, EndpointNotFound, UnsupportedOption
+from isochat.transports import finite
 from isochat.transports.deadline import within
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from isochat import _refusal, _wire
 from isochat._connection import Connection
 from isochat.backends import _line, _requests
 from isochat.backends._base import EVERYTHING
-from isochat.backends._http import events, finite
+from isochat.backends._http import events
 from isochat.backends._requests import Line, OnRequests
 from isochat.backends._sessions import PerProcess
 from isochat.backends._workspace import NoSecondTime, session, workspace
 from isochat.errors import ConfigurationError
+from isochat.transports import finite
 
 if TYPE_CHECKING:
     from collections.abc import Generator

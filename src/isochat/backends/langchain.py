@@ -20,7 +20,6 @@ from isochat import _sse, _wire
 from isochat._request import read_messages
 from isochat.backends import _httpx, _line
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import finite
 from isochat.backends._line import on
 from isochat.backends._openai import ahold, hold, not_for_this_host, ways
 from isochat.backends._over_responses import OverResponses
@@ -34,6 +33,7 @@ from isochat.errors import (
     ServiceError,
     UnsupportedOption,
 )
+from isochat.transports import finite
 from isochat.transports.deadline import close_at_exit, keep_deadlines
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from isochat import _sse, _wire
 from isochat._connection import Connection
 from isochat.backends import _line, _requests
 from isochat.backends._base import EVERYTHING
-from isochat.backends._http import finite, lowered
 from isochat.backends._requests import Line, OnRequests
 from isochat.backends._sessions import PerProcess
 from isochat.errors import ConfigurationError
+from isochat.transports import finite, lowered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

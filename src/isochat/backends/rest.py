@@ -14,10 +14,10 @@ from urllib.parse import quote, urlsplit
 from isochat import _config, _wire
 from isochat._version import __version__
 from isochat.backends._base import EVERYTHING, Backend
-from isochat.backends._http import aevents, events, finite
+from isochat.backends._http import aevents, events
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import BackendNotInstalled, ConfigurationError
-from isochat.transports import trust
+from isochat.transports import finite, trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
