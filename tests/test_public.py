@@ -25,7 +25,7 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # A module may import those of its own layer and of the layers above it in this list (a later one knows an earlier one).
 # `isochat.local` is in no layer: it imports nothing of ours, so whoever needs it may import it.
 LAYERS = [
-    ["_frozen", "_help"],
+    ["_frozen", "_help", "_stdout"],
     ["errors", "_types", "_version"],
     [
         "_wire",
@@ -268,8 +268,11 @@ def test_what_stands_on_top_uses_the_public_names(module: str) -> None:
         and _ours(found.module or "").partition(".")[0] != own
     }
 
-    # The command line shows where each setting came from, which no public name tells yet; its demo is its own.
-    own_rooms = {"_cli": {"_config", "_demo", "_cli_compare"}, "_cli_compare": {"_cli", "_compare"}}.get(own, set())
+    # The command line shows where each setting came from, which no public name tells yet; demo and
+    # pipe are its own.
+    own_rooms = {"_cli": {"_config", "_demo", "_stdout", "_cli_compare"}, "_cli_compare": {"_cli", "_compare"}}.get(
+        own, set()
+    )
 
     assert set() == modules - {"__init__", "backends", "errors", "local", "testing"} - own_rooms
     assert set() == private
@@ -279,7 +282,7 @@ def test_the_cli_is_only_started_from_main() -> None:
     """`python -m isochat` and `isochat` are one thing."""
     needs("__main__")
 
-    assert ours("__main__") <= {"_cli", "_help", "__init__", "errors"}
+    assert ours("__main__") <= {"_cli", "_help", "_stdout", "__init__", "errors"}
 
 
 # ---- what is loaded when

@@ -16,9 +16,7 @@ def main() -> int:
         sys.stderr.write("the command line needs typer and rich; install it with: pip install 'isochat[cli]'\n")
         return 2
     if sys.argv[1:] in (["--help"], ["-h"]) and sys.stdout is not None and _is_wide():
-        from isochat._help import TEXT
-
-        return _print(TEXT)
+        return _help()
     try:
         from isochat._cli import main as run
 
@@ -35,13 +33,16 @@ def _is_wide() -> bool:
         return True
 
 
-def _print(text: str) -> int:
+def _help() -> int:
+    from isochat._help import TEXT
+    from isochat._stdout import NOBODY_READS, let_go_of_stdout
+
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(TEXT)
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads to the end (`| head`); Python would complain when it flushes at its own end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        let_go_of_stdout()
+        return NOBODY_READS
     return 0
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Self, TextIO,
 
 import typer
 
+from isochat._stdout import NOBODY_READS, let_go_of_stdout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -35,7 +37,6 @@ USAGE: Final = 2
 NOT_ALLOWED: Final = 3
 TRY_AGAIN: Final = 4
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-NOBODY_READS: Final = 141  # 128 + SIGPIPE
 
 LOCAL_ENDPOINT: Final = "databricks-claude-sonnet-4-5"
 DEMO_ENDPOINT: Final = "databricks-gpt-5-1"  # of the models that have a Responses API
@@ -87,7 +88,7 @@ def _command(function: F) -> F:
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            _let_go_of_stdout()
+            let_go_of_stdout()
             raise typer.Exit(NOBODY_READS) from None
         except Exception as error:
             if sys.flags.dev_mode:
@@ -132,14 +133,6 @@ def _hush() -> None:
     if not sys.warnoptions and not sys.flags.dev_mode:
         warnings.simplefilter("ignore")
         logging.lastResort = None
-
-
-def _let_go_of_stdout() -> None:
-    """Nobody reads any more (`| head`). Without this, Python complains when it flushes at its end."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # a stand-in for stdout that is no file
-        return
 
 
 def _without_secrets(text: str) -> str:
@@ -439,9 +432,11 @@ def _nothing_is_configured(found: Settings) -> bool:
 
     Where one does, what is missing is a mistake to be told of: a made-up answer would hide it.
     """
-    about_the_question = {"backend", "endpoint", "timeout", "attempts", "transport", "allow_http"}
+    from isochat._config import BY_NAME
+
+    # What has a default says how to ask, as the endpoint says what; everything else is about who is asked, and as whom.
     return not (
-        any(setting.name not in about_the_question for setting in found)
+        any(setting.name != "endpoint" and BY_NAME[setting.name].default is None for setting in found)
         or found.withheld
         or found.conflict
         or found.synonyms
