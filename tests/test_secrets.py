@@ -34,6 +34,7 @@ from isochat import (
     AuthenticationFailed,
     ChatError,
     ChatEvent,
+    ConfigurationError,
     Connection,
     Retry,
     aquery_chat,
@@ -279,6 +280,26 @@ def test_a_token_is_told_to_nobody(  # noqa: PLR0917 - fixtures
     assert path_to(TOKEN, left) is None
     assert path_to(TOKEN, [event.error or event.response for event in events]) is None
     assert TOKEN not in repr(workspace.received)
+
+
+@pytest.mark.parametrize(("name", "mode"), WAYS)
+def test_a_login_cannot_begin_another_header(name: str, mode: str, workspace: LocalEndpoint, ears: Ears) -> None:
+    """A login that gives a header with a line break in it is an error that does not quote it, and nothing is sent."""
+
+    class Login:
+        host = workspace.host
+        auth_type = "mine"
+
+        def authenticate(self) -> dict[str, str]:
+            return {"Authorization": f"Bearer {TOKEN}\r\nx-more: 1"}
+
+    left = ask(mode, session(name, Connection(config=Login(), allow_http=True)), timeout=20)
+
+    assert isinstance(left, ConfigurationError)
+    assert "Authorization" in left.message
+    assert path_to(TOKEN, left) is None
+    assert TOKEN not in ears.heard()
+    assert [] == workspace.received
 
 
 def test_the_look_finds_what_is_there() -> None:

@@ -301,6 +301,13 @@ def _checked(token: object, what: str) -> str:
     return token
 
 
+def _fit(name: str, value: str) -> str:
+    """A header that a login gave: a line break in it would begin another, and a client's error would quote it."""
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigurationError(f"the header {name} that the login gave holds what no header may hold")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     """A token, once and for all."""
@@ -581,7 +588,7 @@ class _Sdk:
         elif state.renew:
             state.renew = False
             config.init_auth()
-        return {str(name): str(value) for name, value in config.authenticate().items()}
+        return {str(name): _fit(str(name), str(value)) for name, value in config.authenticate().items()}
 
     def _configured(self) -> Any:
         from databricks.sdk.config import Config

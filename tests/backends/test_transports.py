@@ -310,25 +310,6 @@ def test_what_comes_before_the_answer(mode: str, transport: TransportName) -> No
         assert "Hi." == answer(host, mode, transport).text
 
 
-def test_a_header_cannot_begin_another(transport: TransportName, local: LocalEndpoint) -> None:
-    """A login that gives a header with a line break in it is an error that does not quote it, and nothing is sent."""
-
-    class Login:
-        host = local.host
-        auth_type = "mine"
-
-        def authenticate(self) -> dict[str, str]:
-            return {"Authorization": "Bearer t\r\nx-more: 1"}
-
-    backend = RestBackend(Connection(config=Login(), allow_http=True), transport=transport)
-    with pytest.raises(ConfigurationError, match="Authorization") as refused:
-        query_chat("Hi", endpoint=LLAMA, backend=backend, retry=Retry(attempts=1))
-    backend.close()
-
-    assert "Bearer" not in str(refused.value)
-    assert [] == local.received
-
-
 def test_a_connection_that_was_closed_meanwhile_is_not_used(mode: str, transport: TransportName) -> None:
     """A server that hangs up after each answer is asked on a new connection each time, without a retry."""
     with serving(lambda peer: peer.sendall(reply(body=WHOLE))) as host:
