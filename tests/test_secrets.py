@@ -293,7 +293,12 @@ def test_a_login_cannot_begin_another_header(name: str, mode: str, workspace: Lo
         def authenticate(self) -> dict[str, str]:
             return {"Authorization": f"Bearer {TOKEN}\r\nx-more: 1"}
 
-    left = ask(mode, session(name, Connection(config=Login(), allow_http=True)), timeout=20)
+    try:
+        backend = load(name)(Connection(config=Login(), allow_http=True))
+    except BackendNotInstalled as error:
+        pytest.skip(str(error))
+    left = ask(mode, backend)
+    backend.close()
 
     assert isinstance(left, ConfigurationError)
     assert "Authorization" in left.message
