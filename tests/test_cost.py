@@ -158,11 +158,11 @@ def counted(work: Callable[[], object]) -> int:
 
 FIGURES: dict[str, tuple[Callable[[RestBackend, asyncio.Runner], None], int]] = {
     "encode": (encode, 776),
-    "decode": (decode, 462),
-    "ask": (ask, 2_497),
-    "chunk": (chunk, 24_139),
-    "stream": (stream, 37_867),
-    "aask": (aask, 3_599),
+    "decode": (decode, 411),
+    "ask": (ask, 2_384),
+    "chunk": (chunk, 18_912),
+    "stream": (stream, 30_733),
+    "aask": (aask, 3_489),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isochat import _types
-from isochat._frozen import changed, frozen
+from isochat._frozen import changed, frozen, maker
 from isochat._gather import Gathering
 
 
@@ -86,6 +86,41 @@ def test_a_changed_one_is_another_and_of_the_same_class() -> None:
         changed(one, z=1)
 
 
+@pytest.mark.parametrize(
+    ("cls", "said", "named"),
+    [
+        (Ours, (1, 2), {"name": "n"}),
+        (Ours, (), {"x": 1, "tags": ["t"]}),
+        (_types.Delta, ("assistant", "Hi"), {}),
+        (_types.ChunkChoice, (0, _types.Delta()), {"extra": {"a": 1}}),
+        (_types.ChatChunk, (), {"model": "m", "raw": {"id": "i"}}),
+    ],
+)
+def test_a_maker_makes_what_its_class_makes(cls: Any, said: tuple[Any, ...], named: dict[str, Any]) -> None:
+    ours, theirs = maker(cls)(*said, **named), cls(*said, **named)
+    first = fields(cls)[0].name
+
+    assert type(ours) is cls
+    assert (ours, repr(ours)) == (theirs, repr(theirs))
+    assert [getattr(ours, each.name) for each in fields(cls)] == [getattr(theirs, each.name) for each in fields(cls)]
+    assert changed(ours, **{first: None}) == changed(theirs, **{first: None}) != ours
+    assert copy.deepcopy(ours) == ours
+    with pytest.raises(FrozenInstanceError):
+        setattr(ours, first, 2)
+
+
+@pytest.mark.parametrize(("said", "named"), [((), {}), ((1, 2, [], "n"), {}), ((1,), {"z": 1}), ((1,), {"x": 2})])
+def test_a_maker_refuses_what_its_class_refuses(said: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        maker(Ours)(*said, **named)
+
+
+def test_a_maker_gives_each_a_dictionary_of_its_own() -> None:
+    make = maker(_types.Delta)
+
+    assert make().extra is not make().extra
+
+
 def test_what_is_made_on_demand_is_copied_unmade() -> None:
     made: list[str] = []
 
@@ -93,7 +128,7 @@ def test_what_is_made_on_demand_is_copied_unmade() -> None:
         made.append("made")
         return "raw"
 
-    answer = _types.ChatResponse(raw=_types.Later(make))
+    answer = _types.ChatResponse(raw=_types.Later(make, ()))
     other = changed(answer, model="m")
 
     assert made == []

@@ -12,7 +12,7 @@ import pytest
 from isochat import ChatChunk, ChatResponse, Message, _request, _sse
 from isochat._decode import decode_chunk, decode_completion
 from isochat._plain import plain_chunk, plain_completion
-from isochat._types import Later, unmade
+from isochat._types import Later, unmade_raw
 from isochat._wire import read_json
 
 WIRE = Path(__file__).parent / "wire"
@@ -66,9 +66,9 @@ def test_a_chunks_raw_is_read_when_it_is_asked_for() -> None:
     chunk = piece(CHUNK)
 
     assert chunk is not None
-    assert isinstance(unmade(chunk), Later)
+    assert isinstance(unmade_raw(chunk), Later)
     assert chunk.raw == CHUNK
-    assert unmade(chunk) is chunk.raw
+    assert unmade_raw(chunk) is chunk.raw
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from isochat._types import (
     ChatResponse,
     Choice,
+    Later,
     Logprobs,
     Message,
     Reasoning,
@@ -18,7 +19,7 @@ from isochat._types import (
     Text,
     ToolCall,
     Usage,
-    unmade,
+    unmade_raw,
 )
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ class Gathering:
 
     def add(self, chunk: ChatChunk) -> None:
         """Take one more piece."""
-        self._agent = self._agent or _is_agents(unmade(chunk))
-        # The first that says something: Azure's first chunk has empty names, and they are constant afterwards.
-        self._id = self._id or chunk.id
-        self._model = self._model or chunk.model
-        self._created = self._created or chunk.created
+        raw = unmade_raw(chunk)
+        if not isinstance(raw, Later):  # which only what has choices is
+            self._agent = self._agent or _is_agents(raw)
+        if not (self._id and self._model and self._created):
+            # The first that says something: Azure's first chunk has empty names, and they are constant afterwards.
+            self._id = self._id or chunk.id
+            self._model = self._model or chunk.model
+            self._created = self._created or chunk.created
         if chunk.usage is not None:
             self._usage = _latest_usage(self._usage, chunk.usage)
         if chunk.extra:
@@ -124,10 +128,12 @@ class _Choice:
             self.role, self.text, self.parts, self.calls, self.spoke = None, [], None, [], False
             self.refusal, self.reasoning, self.message_extra = None, None, {}
         self.role = self.role or delta.role
-        self._add_content(delta.content)
-        before = len(self.calls)
-        for piece in delta.tool_calls:
-            self._add_call(piece, before)
+        if delta.content is not None:
+            self._add_content(delta.content)
+        if delta.tool_calls:
+            before = len(self.calls)
+            for piece in delta.tool_calls:
+                self._add_call(piece, before)
         if delta.refusal is not None:
             self.refusal = [*(self.refusal or ()), delta.refusal]
         if delta.reasoning_content is not None:
@@ -150,9 +156,7 @@ class _Choice:
             return before != now
         return bool(self.role and delta.role) and self.role != delta.role  # an empty role is none
 
-    def _add_content(self, content: str | tuple[Part, ...] | None) -> None:
-        if content is None:
-            return
+    def _add_content(self, content: str | tuple[Part, ...]) -> None:
         self.spoke = True
         if isinstance(content, str):
             if self.parts is None:

@@ -8,12 +8,12 @@ holds the two to each other.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from isochat._decode import decode_usage
+from isochat._frozen import maker
 from isochat._types import ChatChunk, ChatResponse, Choice, ChunkChoice, Delta, Later, Message, Usage
 
 
@@ -65,6 +65,8 @@ class _Chunk(_Said):
 _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _completion = msgspec.json.Decoder(_Completion).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
+_make_answer, _make_choice, _make_message = maker(ChatResponse), maker(Choice), maker(Message)
+_make_chunk, _make_piece, _make_delta, _make_usage = maker(ChatChunk), maker(ChunkChoice), maker(Delta), maker(Usage)
 _NOT_PLAIN = (msgspec.DecodeError, UnicodeError, RecursionError)  # or no JSON at all, which `_decode` says better
 
 
@@ -75,9 +77,10 @@ def plain_completion(body: bytes, request_id: str | None, raw: Any) -> ChatRespo
     except _NOT_PLAIN:
         return None
     (choice,) = said.choices
-    message = Message(choice.message.role, choice.message.content)
-    choices = (Choice(choice.index, message, choice.finish_reason),)
-    return ChatResponse(choices, _usage(said.usage), said.id, said.model, said.created, request_id=request_id, raw=raw)
+    message = _make_message(choice.message.role, choice.message.content)
+    choices = (_make_choice(choice.index, message, choice.finish_reason),)
+    usage = None if said.usage is None else _usage(said.usage)
+    return _make_answer(choices, usage, said.id, said.model, said.created, request_id=request_id, raw=raw)
 
 
 def plain_chunk(data: bytes) -> ChatChunk | None:
@@ -87,14 +90,12 @@ def plain_chunk(data: bytes) -> ChatChunk | None:
     except _NOT_PLAIN:
         return None
     (piece,) = said.choices
-    choices = (ChunkChoice(piece.index, Delta(piece.delta.role, piece.delta.content), piece.finish_reason),)
-    raw = Later(partial(msgspec.json.decode, data))
-    return ChatChunk(choices, _usage(said.usage), said.id, said.model, said.created, raw=raw)
+    choices = (_make_piece(piece.index, _make_delta(piece.delta.role, piece.delta.content), piece.finish_reason),)
+    usage = None if said.usage is None else _usage(said.usage)
+    return _make_chunk(choices, usage, said.id, said.model, said.created, raw=Later(msgspec.json.decode, (data,)))
 
 
-def _usage(report: dict[str, Any] | None) -> Usage | None:
-    if report is None:
-        return None
+def _usage(report: dict[str, Any]) -> Usage:
     if report.keys() == _COUNTS and all(type(count) is int for count in report.values()):
-        return Usage(report["prompt_tokens"], report["completion_tokens"], report["total_tokens"])
+        return _make_usage(report["prompt_tokens"], report["completion_tokens"], report["total_tokens"])
     return decode_usage(report)

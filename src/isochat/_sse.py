@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isochat._frozen import frozen
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 
-@frozen()
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event: its `data`, still bytes, and the type it was given, `message` if none."""
 
     data: bytes
@@ -29,7 +28,7 @@ class Event:
 class EventDecoder:
     """Bytes in, events out."""
 
-    __slots__ = ("_after_cr", "_data", "_started", "_tail", "_type")
+    __slots__ = ("_after_cr", "_between", "_data", "_started", "_tail", "_type")
 
     def __init__(self) -> None:
         self._tail: list[bytes] = []  # the pieces of a line whose end has not arrived
@@ -37,17 +36,18 @@ class EventDecoder:
         self._type = ""
         self._after_cr = False  # a CR ended the last line: an LF that comes next belongs to it
         self._started = False
+        self._between = False  # one event has ended, and nothing of the next has come
 
     def feed(self, read: bytes) -> Iterator[Event]:
         """Take what was read; give the events that it completes."""
+        # One event, whole, as most reads of a stream are.
         if (
-            read.startswith(b"data: ")
-            and read.endswith(b"\n\n")
+            self._between
+            and read.startswith(b"data: ")
             and read.find(b"\n") == len(read) - 2
+            and read.endswith(b"\n")
             and b"\r" not in read
-            and self._started
-            and not (self._after_cr or self._data or self._type or self._tail)
-        ):  # one event, whole, as most reads of a stream are
+        ):
             return iter((Event(read[6:-2]),))
         return self._feed(read)
 
@@ -57,6 +57,7 @@ class EventDecoder:
             read = read.removeprefix(b"\n")
         if not read:
             return
+        self._between = False
         if b"\n" not in read and b"\r" not in read:
             # No line ends here. Only collect: joining each time would make a long line cost its length squared.
             self._tail.append(read)
@@ -69,6 +70,7 @@ class EventDecoder:
         self._tail = [tail] if tail else []
         for line in lines:
             yield from self._line(line)
+        self._between = not (self._after_cr or self._tail or self._data or self._type)
 
     def close(self) -> Iterator[Event]:
         """The stream has ended: give what was left.

@@ -52,24 +52,29 @@ class _Reading:
 
     def take(self, event: Any) -> ChatChunk | None:
         """Read an event; give the chunk that it is, if it is one."""
-        if isinstance(event, _wire.Head):
-            self.request_id = event.request_id
         try:
             said = self.backend.decode_event(event)
         except (ServiceError, MalformedReply) as error:
             error.request_id = error.request_id or self.request_id  # an event does not know the reply it came in
             raise
-        if isinstance(event, _wire.Reply) or said is _wire.Done.DONE:
+        if said is _wire.Done.DONE or isinstance(event, _wire.Reply):
             self.complete = True
-        if not isinstance(said, ChatChunk):
-            return None
+        if isinstance(said, ChatChunk):
+            if not self.told:
+                self._tell(said)
+            self.gathering.add(said)
+            return said
+        if isinstance(event, _wire.Head):
+            self.request_id = event.request_id
+        return None
+
+    def _tell(self, chunk: ChatChunk) -> None:
+        """The first chunks: when the first one came, and whether it says something yet."""
         if self.first_event is None:
             self.first_event = self.tries.elapsed()
-        if not self.told and _says_something(said):
+        if _says_something(chunk):
             self.told = True
             self.tries.tell("first_token")
-        self.gathering.add(said)
-        return said
 
     def end(self) -> None:
         """The events have ended. Raises if the answer has not."""
@@ -176,36 +181,37 @@ class ChatStream:
         return self
 
     def __next__(self) -> ChatChunk:
-        _at_home(self._process)
+        if self._process != os.getpid():
+            raise _elsewhere()
         with self._lock:
             if self._first is not None:
                 first, self._first = self._first, None
                 return first
             if self._reading.ended:
                 raise StopIteration
-            chunk = self._next()
-            if chunk is None:
+            try:
+                chunk = self._pull()
+            except ChatError as error:
+                self._broken(error)
+                raise StopIteration from None
+            except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
+                self._reading.leave(error)
+                self._events.close()
+                raise
+            if chunk is None or self._closed:
                 self._events.close()
                 raise StopIteration
             return chunk
 
-    def _next(self) -> ChatChunk | None:
-        """`_pull`, when the stream has begun: what goes wrong now is an interruption."""
-        try:
-            chunk = self._pull()
-        except ChatError as error:
-            self._events.close()
-            if self._closed:  # by another thread, which has cut it off
-                self._reading.leave()
-                return None
-            if isinstance(error, StreamInterrupted):
-                raise
+    def _broken(self, error: ChatError) -> None:
+        """The stream has begun: what goes wrong now is an interruption, or the end if another thread has cut it off."""
+        self._events.close()
+        if self._closed:
+            self._reading.leave()
+        elif isinstance(error, StreamInterrupted):
+            raise error
+        else:
             raise self._reading.broken(error) from error
-        except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
-            self._reading.leave(error)
-            self._events.close()
-            raise
-        return None if self._closed else chunk
 
     def _pull(self) -> ChatChunk | None:
         """The next chunk; None at the end of a complete stream."""
@@ -318,7 +324,8 @@ class _Source:
 
     async def pull(self, timeout: float) -> Any:
         """The next event, or `_END`. One at a time."""
-        _at_home(self._process)
+        if self._process != os.getpid():
+            raise _elsewhere()
         if self._task.done():
             raise _cancelled()
         if asyncio.get_running_loop() is not self._loop:
@@ -512,7 +519,6 @@ class AsyncChatStream:
         return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"
 
 
-def _at_home(process: int) -> None:
+def _elsewhere() -> RuntimeError:
     """A forked child that read its parent's stream would take bytes away from it."""
-    if process != os.getpid():
-        raise RuntimeError("this stream belongs to the process that opened it; a forked child must ask for its own")
+    return RuntimeError("this stream belongs to the process that opened it; a forked child must ask for its own")

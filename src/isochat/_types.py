@@ -454,11 +454,11 @@ class ChatChunk:
 # ── raw ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Later:
-    """A value of `raw` that is made when it is first asked for, since few ever ask."""
+class Later(msgspec.Struct):
+    """A value of `raw` that is made when it is first asked for, since few ever ask: what `how(*of)` gives."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make: Callable[[], Any] = make
+    how: Callable[..., Any]
+    of: tuple[Any, ...]
 
 
 class _OnDemand:
@@ -472,7 +472,7 @@ class _OnDemand:
             return self
         value = self.slot.__get__(said)
         if isinstance(value, Later):
-            value = value.make()
+            value = value.how(*value.of)
             self.slot.__set__(said, value)
         return value
 
@@ -484,9 +484,8 @@ for _cls in (ChatResponse, ChatChunk):
     setattr(_cls, "raw", _OnDemand(_cls.__dict__["raw"]))  # noqa: B010 - mypy knows it as a field, which it is
 
 
-def unmade(said: ChatResponse | ChatChunk) -> Any:
-    """`raw`, or the `Later` that stands for it still."""
-    return type(said).raw.slot.__get__(said)
+#: `raw` of a chunk, or the `Later` that stands for it still.
+unmade_raw: Callable[[ChatChunk], Any] = ChatChunk.__dict__["raw"].slot.__get__
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,6 @@ import os
 from abc import abstractmethod
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -166,7 +165,7 @@ class OpenAIClient(Backend):
             return line.reply()
         body, headers = response.http_response.content, lowered(response.headers)
         # What the client's user gets, made from the bytes: the response itself holds the client, and the token with it.
-        raw = Later(partial(_made, self._answer, body, headers.get("x-request-id")))
+        raw = Later(_made, (self._answer, body, headers.get("x-request-id")))
         return _wire.Reply(response.status_code, headers, body, raw)
 
     def _said(self, call: dict[str, Any], timeout: float) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-_deadline: ContextVar[float | None] = ContextVar("isochat_deadline", default=None)
-_hold: ContextVar[Hold | None] = ContextVar("isochat_hold", default=None)
+_within: ContextVar[within | None] = ContextVar("isochat_within", default=None)
 _NEXT_TO_NOTHING = 0.001  # a timeout of 0 would mean "do not block", and fail otherwise
 
 
@@ -55,26 +54,27 @@ class Hold:
 class within:  # noqa: N801 - read as a word: `with within(2.0):`; a class, since it is entered at every chunk
     """Everything that is read or written inside ends in a timeout once these seconds are over, or if `hold` is cut."""
 
-    __slots__ = ("_held", "_hold", "_set", "_until")
+    __slots__ = ("_before", "hold", "until")
 
     def __init__(self, seconds: float, hold: Hold | None = None) -> None:
-        self._until, self._hold = time.monotonic() + seconds, hold
+        self.until: float = time.monotonic() + seconds
+        if hold is None and (around := _within.get()) is not None:
+            hold = around.hold
+        self.hold: Hold | None = hold
 
     def __enter__(self) -> None:
-        self._set = _deadline.set(self._until)
-        self._held = None if self._hold is None else _hold.set(self._hold)
+        self._before = _within.set(self)
 
     def __exit__(self, *_: object) -> None:
-        _deadline.reset(self._set)
-        if self._held is not None:
-            _hold.reset(self._held)
+        _within.reset(self._before)
 
 
 def keep_hold(sock: Any) -> None:
     """What comes next goes over this socket. Raises `ConnectionAbortedError` if it is cut off already."""
-    if (hold := _hold.get()) is not None:
-        hold.take(sock)
-        hold.check()
+    inside = _within.get()
+    if inside is not None and inside.hold is not None:
+        inside.hold.take(sock)
+        inside.hold.check()
 
 
 def keep_deadlines(client: Any) -> Any:
@@ -116,13 +116,18 @@ def _pools(client: Any) -> list[Any]:
     return [pool for pool in pools if pool is not None]
 
 
+def until() -> float:
+    """When the question's time is over, as `time.monotonic()` counts; infinity where it never is."""
+    inside = _within.get()
+    return math.inf if inside is None else inside.until
+
+
 def sooner(timeout: float | None) -> float | None:
     """What is left of the question, or the timeout given if that is sooner; None where there is neither."""
-    deadline = _deadline.get()
-    if deadline is None or deadline == math.inf:
+    over = until()
+    if over == math.inf:
         return timeout
-    left = deadline - time.monotonic()
-    left = max(left, _NEXT_TO_NOTHING)
+    left = max(over - time.monotonic(), _NEXT_TO_NOTHING)
     return left if timeout is None or left < timeout else timeout
 
 

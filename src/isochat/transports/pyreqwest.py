@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import math
 import time
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -33,7 +32,7 @@ from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
 
 from isochat._wire import Reply
 from isochat.transports import CONNECT, POOL, Streamed, broken, finite, late, packed, unconnected, untrusted
-from isochat.transports.deadline import sooner
+from isochat.transports.deadline import sooner, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
@@ -140,12 +139,12 @@ def _request(client: Any, url: str, headers: Mapping[str, str], body: bytes, tim
 
 def _reads(reader: Any) -> Iterator[bytes]:
     """What comes, each within the time that the question had when it was sent."""
-    until = time.monotonic() + (sooner(None) or math.inf)
+    over = until()
     try:
         while True:
             # Where less is allowed, as for what comes after `[DONE]`, nothing is read. Of a reply that is left, hyper
             # reads what is there already, and uses the connection again if that was all.
-            if (left := sooner(None)) is not None and time.monotonic() + left < until - _SAME:
+            if until() < over - _SAME:
                 raise late()
             if (read := reader.read_chunk()) is None:
                 return
