@@ -364,14 +364,22 @@ def test_any_json_as_a_stream(values: list[Any], end: bytes, places: list[int]) 
     assert streamed(200, said, [body]) == streamed(200, said, cut(body, places))
 
 
+LINES = [b"data: ", b"data:", b"event: x", b"a", b":", b"\n", b"\n\n", b"data: a\n\n", b"\r\n", b"\r", b"\xef\xbb\xbf"]
+
+
 @examples
-@given(st.binary(max_size=80) | st.text("ab:\r\n ﻿", max_size=40).map(str.encode), cuts)
+@given(st.binary(max_size=80) | st.lists(st.sampled_from(LINES), max_size=20).map(b"".join), cuts)
 def test_events_do_not_depend_on_the_cuts(body: bytes, places: list[int]) -> None:
-    """The same bytes are the same events."""
-    decoder = _sse.EventDecoder()
-    found = [*(event for piece in cut(body, places) for event in decoder.feed(piece)), *decoder.close()]
+    """The same bytes are the same events: at once, in pieces, and byte by byte."""
+
+    def fed(pieces: list[bytes]) -> list[_sse.Event]:
+        decoder = _sse.EventDecoder()
+        return [*(event for piece in pieces for event in decoder.feed(piece)), *decoder.close()]
+
+    found = fed([bytes([byte]) for byte in body])
 
     assert list(_sse.events_in(body)) == found
+    assert fed(cut(body, places)) == found
 
 
 class Spoken:

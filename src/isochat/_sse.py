@@ -40,16 +40,25 @@ class EventDecoder:
 
     def feed(self, read: bytes) -> Iterator[Event]:
         """Take what was read; give the events that it completes."""
-        # One event, whole, as most reads of a stream are.
-        if (
-            self._between
-            and read.startswith(b"data: ")
-            and read.find(b"\n") == len(read) - 2
-            and read.endswith(b"\n")
-            and b"\r" not in read
-        ):
-            return iter((Event(read[6:-2]),))
-        return self._feed(read)
+        if b"\r" in read:
+            return self._feed(read)
+        if self._between and read.startswith(b"data: ") and read.find(b"\n") == len(read) - 2 and read.endswith(b"\n"):
+            return iter((Event(read[6:-2]),))  # one event, whole, as most reads of a stream are
+        return self._several(read)
+
+    def _several(self, read: bytes) -> Iterator[Event]:
+        """What holds no CR: the events of one line are taken out whole, and only the rest is read line by line."""
+        if not self._between:
+            begun, end, read = read.partition(b"\n\n")
+            yield from self._feed(begun + end)
+        *events, tail = read.split(b"\n\n")
+        for event in events:
+            if self._between and event.startswith(b"data: ") and b"\n" not in event:
+                yield Event(event[6:])
+            else:
+                yield from self._feed(event + b"\n\n")
+        if tail:
+            yield from self._feed(tail)
 
     def _feed(self, read: bytes) -> Iterator[Event]:
         if self._after_cr and read:
