@@ -48,7 +48,7 @@ def write(found: dict[str, Any], page: Path) -> None:
     ran = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = [HEAD, f"Measured with {ran}, on {found['cores']} cores{', quickly' if found['quick'] else ''}.\n"]
     if found["promises"]:
-        parts.append(_promises(found["promises"]))
+        parts += [_promises(found["promises"]), _bounds(found)]
     for part, title in TITLES.items():
         if part not in found:
             continue
@@ -66,6 +66,22 @@ def _promises(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return "\n## What is promised\n\n| | promised | measured | kept |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
+
+
+def _bounds(found: dict[str, Any]) -> str:
+    """What a transport that stands on pyreqwest cannot do better than."""
+    call, chunk = (found.get(part, {}).get("rows", {}) for part in ("call", "streamed chunk"))
+    if not {"pyreqwest", "openai"} <= call.keys() & chunk.keys():
+        return ""
+    alone = call["pyreqwest"]["ratio"]
+    said = [f"the openai client {call['openai']['ratio'] / alone:.1f} times that"]
+    if "litellm" in call:
+        said.append(f"litellm {call['litellm']['ratio'] / alone:.1f} times that")
+    return (
+        "\n`rest` by pyreqwest cannot cost less than pyreqwest, which by itself, with orjson and nothing of isochat's,\n"
+        f"took {alone:.2f} times the raw socket for a question here; {', '.join(said)};\n"
+        f"and the openai client {chunk['openai']['ratio']:.1f} times as much as pyreqwest for a chunk.\n"
+    )
 
 
 def _rows(part: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
