@@ -50,4 +50,4 @@ class PlainBackend(Backend):
 
 def new_client():
     """A client that heeds the deadline, asks no proxy for this machine, and trusts whom the environment names."""
-    return keep_deadlines(httpx2.Client(mounts=directly(), verify=trusted()))
+    return keep_deadlines(httpx2.Client(mounts=directly(), verify=trusted(httpx2)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from abc import abstractmethod
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -230,7 +231,15 @@ def ways(connection: Connection | None) -> dict[str, Any]:
     """How a client of ours for a connection reaches its host."""
     assert connection is not None
     # Redirects stay unfollowed: a token goes to its own host only.
-    return {"follow_redirects": False, "mounts": directly(connection.host), "verify": trusted()}
+    return {"follow_redirects": False, "mounts": directly(connection.host), "verify": trusted(_library())}
+
+
+def _library() -> Any:
+    """What the OpenAI client speaks HTTP by: httpx, or in its third major httpx2."""
+    import openai
+
+    tops = [cls.__module__.partition(".")[0] for cls in openai.DefaultHttpxClient.__mro__]
+    return next((sys.modules[top] for top in tops if top in {"httpx", "httpx2"}), None)
 
 
 def not_for_this_host() -> dict[str, Any]:

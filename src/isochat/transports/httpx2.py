@@ -66,7 +66,7 @@ def _options(host: str) -> dict[str, Any]:
     # Redirects stay unfollowed: a token goes to its own host only. A pool without an upper bound: how many questions
     # are asked at once is the caller's to say, and a question that waits for a connection uses up its own deadline.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=POOL)
-    return {"follow_redirects": False, "limits": limits, "mounts": directly(host), "verify": trusted()}
+    return {"follow_redirects": False, "limits": limits, "mounts": directly(host), "verify": trusted(httpx2)}
 
 
 def _reply(response: Any) -> Reply:

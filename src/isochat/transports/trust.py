@@ -6,10 +6,11 @@ A company sets one of them and expects it to hold. So where a client's own varia
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from isochat.errors import ConfigurationError
 
@@ -36,18 +37,43 @@ def authorities(variables: tuple[str, ...]) -> str | None:
     return None
 
 
-def trusted() -> ssl.SSLContext | bool:
+def trusted(library: Any = None) -> ssl.SSLContext | bool:
     """Who vouches for a host, as the environment says: `verify` of httpx and httpx2.
 
     `SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, whichever is set first, else what the
     client trusts by itself. Raises `ConfigurationError` for a file that is not there or holds no certificates.
+
+    Given `library`, the module httpx or httpx2, what its clients trust by themselves is a context too. A context is
+    made once in a process for all who want the same: reading every authority takes as long as a hundred questions.
     """
     path = authorities(HTTPX)
     if path is None:
-        return True
+        return True if library is None else _by_itself(library)
     try:
-        if Path(path).is_dir():
-            return ssl.create_default_context(capath=path)
-        return ssl.create_default_context(cafile=path)
+        seen = Path(path).stat()
+        return _context(path, (seen.st_mtime_ns, seen.st_size, seen.st_ino))
     except OSError as error:  # an SSLError is one
         raise ConfigurationError(f"{path} holds no certificates that can be read: {error}") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _context(path: str, stamp: tuple[int, ...]) -> ssl.SSLContext:  # noqa: ARG001 - another file of that name is another
+    if Path(path).is_dir():
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
+
+
+@functools.cache
+def _by_itself(library: Any) -> ssl.SSLContext:
+    context: ssl.SSLContext = library.create_ssl_context()
+    return context
+
+
+def _after_fork() -> None:
+    """A thread that the child does not have may have been using one."""
+    _context.cache_clear()
+    _by_itself.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
