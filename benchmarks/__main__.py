@@ -266,11 +266,10 @@ def promises(found: dict[str, Any]) -> list[dict[str, Any]]:
         value = rows[name]["ratio"] / (rows[to]["ratio"] if to else 1)
         kept = value <= bound if sign == "<=" else value >= bound
         told.append({"what": what, "promised": f"{sign} {bound}", "value": value, "kept": kept})
-    facade = found.get("facade in instructions") or {
-        name: row["ratio"] for name, row in found.get("facade", {}).items()
-    }
-    unit = "instructions" if "facade in instructions" in found else "CPU"
-    for name, value in facade.items():
+    in_cpu = {name: row["ratio"] for name, row in found.get("facade", {}).items()}
+    in_instructions = found.get("facade in instructions", {})
+    for name, value in {**in_cpu, **in_instructions}.items():
+        unit = "instructions" if name in in_instructions else "CPU"
         what = f"`isochat {name}`, {unit} of a question, as multiples of the client alone"
         told.append({"what": what, "promised": "<= 1.05", "value": value, "kept": value <= 1.05})
     if (held := found.get("memory of an open stream")) and {"isochat rest", "pyreqwest"} <= held.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ ENDPOINT = "databricks-gpt-5-1"
 AGAIN = Retry(attempts=5, first_wait=0.01)
 AT_ONCE = 100  # questions, and as many streams
 THREADS = 64
+MORE_THAN_A_THOUSAND = 1_010
 
 
 @pytest.fixture(params=BUILT_IN)
@@ -89,6 +91,55 @@ def test_many_at_once(backend: Backend, local: LocalEndpoint) -> None:
     assert [] == [answer for _, answer in wrong if answer != "interrupted"]
     assert len(wrong) <= 1  # by the one order to drop the connection
     settles(lambda: local.open_connections == 0)
+
+
+class Patient(asyncio.Protocol):
+    """Answers nobody before so many have asked."""
+
+    asked: list[asyncio.WriteTransport]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        if b'"messages"' in data:
+            self.asked.append(self.transport)
+        if len(self.asked) == MORE_THAN_A_THOUSAND:
+            choice = {"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}
+            body = json.dumps({"id": "c", "model": "m", "created": 1, "object": "chat.completion", "choices": [choice]})
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            for transport in self.asked:
+                transport.write((head + body).encode())
+
+
+@pytest.mark.parametrize("name", ["rest", "openai", "langchain"])
+def test_more_than_a_thousand_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No question waits for another one's connection: the OpenAI client by itself lets a thousand go."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 3 * MORE_THAN_A_THOUSAND:
+        pytest.skip("a process may not open so many files here")
+    monkeypatch.setattr(Patient, "asked", [], raising=False)
+
+    async def main() -> set[str]:
+        server = await asyncio.get_running_loop().create_server(Patient, "127.0.0.1", 0, backlog=MORE_THAN_A_THOUSAND)
+        try:
+            backend = load(name)(Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "t"))
+        except BackendNotInstalled as error:
+            pytest.skip(str(error))
+        said: Any = {"endpoint": ENDPOINT, "backend": backend, "timeout": 40, "retry": Retry(attempts=1)}
+        try:
+            answers = await asyncio.gather(*(aquery_chat("Hi", **said) for _ in range(MORE_THAN_A_THOUSAND)))
+            return {answer.text for answer in answers}
+        finally:
+            await backend.aclose()
+            server.close()
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * MORE_THAN_A_THOUSAND)), hard))
+    try:
+        assert asyncio.run(main()) == {"Hi."}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_threads_share_one_backend(backend: Backend) -> None:

@@ -27,7 +27,7 @@ from isochat.backends._base import Backend
 from isochat.backends._http import aevents, events
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError, ServiceError
-from isochat.transports import directly, finite, lowered, timeouts
+from isochat.transports import POOL, directly, finite, lowered, timeouts
 from isochat.transports.deadline import close_at_exit, keep_deadlines
 from isochat.transports.trust import trusted
 
@@ -230,8 +230,16 @@ class OpenAIClient(Backend):
 def ways(connection: Connection | None) -> dict[str, Any]:
     """How a client of ours for a connection reaches its host."""
     assert connection is not None
-    # Redirects stay unfollowed: a token goes to its own host only.
-    return {"follow_redirects": False, "mounts": directly(connection.host), "verify": trusted(_library())}
+    library = _library()
+    # Redirects stay unfollowed: a token goes to its own host only. How many questions are asked at once is the caller's
+    # to say: the OpenAI client would let no more than a thousand go, and the others wait until their time is over.
+    limits = library.Limits(max_connections=None, max_keepalive_connections=POOL)
+    return {
+        "follow_redirects": False,
+        "limits": limits,
+        "mounts": directly(connection.host),
+        "verify": trusted(library),
+    }
 
 
 def _library() -> Any:
@@ -239,7 +247,7 @@ def _library() -> Any:
     import openai
 
     tops = [cls.__module__.partition(".")[0] for cls in openai.DefaultHttpxClient.__mro__]
-    return next((sys.modules[top] for top in tops if top in {"httpx", "httpx2"}), None)
+    return next(sys.modules[top] for top in tops if top in {"httpx", "httpx2"})
 
 
 def not_for_this_host() -> dict[str, Any]:
