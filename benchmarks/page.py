@@ -47,6 +47,8 @@ def write(found: dict[str, Any], page: Path) -> None:
     """The page, and its plots beside it."""
     ran = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = [HEAD, f"Measured with {ran}, on {found['cores']} cores{', quickly' if found['quick'] else ''}.\n"]
+    if found.get("again"):
+        parts.append(f"Measured again, in a run of its own: {', '.join(found['again'])}.\n")
     if found["promises"]:
         parts += [_promises(found["promises"]), _bounds(found)]
     for part, title in TITLES.items():
