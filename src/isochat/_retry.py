@@ -115,7 +115,7 @@ class Tries:
 
     def left(self) -> float:
         """The seconds that are left, infinite if no deadline was set. Raises `DeadlineExceeded` if none are."""
-        left = self._timeout - (self._now() - self._begun)
+        left = self._timeout - self.elapsed()
         if left <= 0:
             raise self.too_late() from self._last
         return left

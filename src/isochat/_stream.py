@@ -181,37 +181,36 @@ class ChatStream:
         return self
 
     def __next__(self) -> ChatChunk:
-        if self._process != os.getpid():
-            raise _elsewhere()
+        _at_home(self._process)
         with self._lock:
             if self._first is not None:
                 first, self._first = self._first, None
                 return first
             if self._reading.ended:
                 raise StopIteration
-            try:
-                chunk = self._pull()
-            except ChatError as error:
-                self._broken(error)
-                raise StopIteration from None
-            except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
-                self._reading.leave(error)
-                self._events.close()
-                raise
-            if chunk is None or self._closed:
+            chunk = self._next()
+            if chunk is None:
                 self._events.close()
                 raise StopIteration
             return chunk
 
-    def _broken(self, error: ChatError) -> None:
-        """The stream has begun: what goes wrong now is an interruption, or the end if another thread has cut it off."""
-        self._events.close()
-        if self._closed:
-            self._reading.leave()
-        elif isinstance(error, StreamInterrupted):
-            raise error
-        else:
+    def _next(self) -> ChatChunk | None:
+        """`_pull`, when the stream has begun: what goes wrong now is an interruption."""
+        try:
+            chunk = self._pull()
+        except ChatError as error:
+            self._events.close()
+            if self._closed:  # by another thread, which has cut it off
+                self._reading.leave()
+                return None
+            if isinstance(error, StreamInterrupted):
+                raise
             raise self._reading.broken(error) from error
+        except BaseException as error:  # Ctrl-C, say: what was not read is lost with the generator
+            self._reading.leave(error)
+            self._events.close()
+            raise
+        return None if self._closed else chunk
 
     def _pull(self) -> ChatChunk | None:
         """The next chunk; None at the end of a complete stream."""
@@ -324,8 +323,7 @@ class _Source:
 
     async def pull(self, timeout: float) -> Any:
         """The next event, or `_END`. One at a time."""
-        if self._process != os.getpid():
-            raise _elsewhere()
+        _at_home(self._process)
         if self._task.done():
             raise _cancelled()
         if asyncio.get_running_loop() is not self._loop:
@@ -519,6 +517,7 @@ class AsyncChatStream:
         return f"{type(self).__name__}({'ended' if self._reading.ended else 'open'}, so far {self.partial!r})"
 
 
-def _elsewhere() -> RuntimeError:
+def _at_home(process: int) -> None:
     """A forked child that read its parent's stream would take bytes away from it."""
-    return RuntimeError("this stream belongs to the process that opened it; a forked child must ask for its own")
+    if process != os.getpid():
+        raise RuntimeError("this stream belongs to the process that opened it; a forked child must ask for its own")

@@ -260,8 +260,10 @@ def decode_event(event: Any) -> ChatChunk | Done | None:
 
     Raises a `ServiceError` if the event is the service's complaint, and `MalformedReply` if it makes no sense.
     """
-    if isinstance(event, (Reply, Head)):
-        return whole_as_chunk(decode_reply(event)) if isinstance(event, Reply) else None
+    if isinstance(event, Reply):
+        return whole_as_chunk(decode_reply(event))
+    if isinstance(event, Head):
+        return None
     if event.type == "message" and (chunk := plain_chunk(event.data)) is not None:
         return chunk
     data = event.data.strip()

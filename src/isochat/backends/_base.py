@@ -77,7 +77,7 @@ class Backend(ABC):
         hold = self.hold()
 
         def work() -> Any:
-            with self.classified(timeout), within(timeout, hold):
+            with self.bounded(timeout, hold):
                 return self.send(call, timeout)
 
         worker = Worker(hold)
@@ -165,78 +165,62 @@ class Backend(ABC):
 
     def attempt(self, call: Any, timeout: float) -> Any:
         """`send`, with errors told in our words, in the thread that called the client."""
-        try:
-            with within(timeout):
-                return self.send(call, timeout)
-        except Exception as error:
-            self._tell(error, timeout)
-            raise
+        with self.bounded(timeout):
+            return self.send(call, timeout)
 
     async def aattempt(self, call: Any, timeout: float) -> Any:
         """`asend`, with errors told in our words."""
-        try:
-            async with _in_time(timeout):
-                return await self.asend(call, timeout)
-        except Exception as error:
-            self._tell(error, timeout)
-            raise
+        async with self._abounded(timeout):
+            return await self.asend(call, timeout)
 
     def pull(self, events: Iterator[Any], timeout: float, end: Any, hold: Hold | None = None) -> Any:
         """The next event, or `end`, with errors told in our words. Another thread may cut it off by its hold."""
-        try:
+        try:  # `bounded` by hand: at every chunk it would take as long as all else here
             with within(timeout, hold):
                 return next(events, end)
         except Exception as error:
-            self._tell(error, timeout)
+            self._tell(error)
             raise
 
     async def apull(self, events: AsyncIterator[Any], timeout: float, end: Any) -> Any:
         """`pull` for asyncio."""
-        try:
-            async with _in_time(timeout):
-                return await anext(events, end)
-        except Exception as error:
-            self._tell(error, timeout)
-            raise
+        async with self._abounded(timeout):
+            return await anext(events, end)
 
     def hold(self) -> Hold:
         """What another thread cuts off a stream by, while this one reads it. Clients that are known to us heed it."""
         return Hold()
 
     @contextlib.contextmanager
-    def classified(self, timeout: float) -> Iterator[None]:
-        """Turn a client's exceptions into ours. The four above do so by hand: it would take as long as they do."""
+    def bounded(self, timeout: float, hold: Hold | None = None) -> Iterator[None]:
+        """What a client does inside ends in `timeout` seconds, or when `hold` is cut; its exceptions become ours."""
         try:
-            yield
+            with within(timeout, hold):
+                yield
         except Exception as error:
-            self._tell(error, timeout)
+            self._tell(error)
             raise
 
-    def _tell(self, error: Exception, timeout: float) -> None:
+    @contextlib.asynccontextmanager
+    async def _abounded(self, timeout: float) -> AsyncIterator[None]:
+        """`bounded` for asyncio."""
+        try:
+            async with asyncio.timeout(timeout if timeout < threading.TIMEOUT_MAX else None) as limit:
+                yield
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():  # not one that a client raises for its own reasons
+                raise DeadlineExceeded("no answer in time", timeout=timeout) from error
+            self._tell(error)
+            raise
+
+    def _tell(self, error: Exception) -> None:
         """Raise what a client's exception amounts to; nothing if it is ours already, or none of ours at all."""
-        if isinstance(error, _TooLate):
-            raise DeadlineExceeded("no answer in time", timeout=timeout) from error
         without_login(error)
         if not isinstance(error, ChatError) and (ours := self.classify(error)) is not None:
             raise ours from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connection!r})"
-
-
-class _TooLate(Exception):
-    """Our own deadline is over: told apart from a `TimeoutError` that a client raises for reasons of its own."""
-
-
-@contextlib.asynccontextmanager
-async def _in_time(timeout: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(timeout if timeout < threading.TIMEOUT_MAX else None) as limit:
-            yield
-    except TimeoutError as error:
-        if limit.expired():
-            raise _TooLate from error
-        raise
 
 
 def _listed(names: tuple[str, ...]) -> str:

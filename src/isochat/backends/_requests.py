@@ -23,7 +23,7 @@ from isochat.backends._line import NotFollowed
 from isochat.backends._worker import Worker
 from isochat.errors import ChatError, ConnectionFailed, DeadlineExceeded
 from isochat.transports import CONNECT, broken, late, packed, trust, unconnected
-from isochat.transports.deadline import Hold, keep_hold, sooner, within
+from isochat.transports.deadline import Hold, keep_hold, sooner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -453,7 +453,7 @@ class OnRequests(Backend):
         line = self.line()
 
         def work() -> _wire.Reply:
-            with self.classified(timeout), within(timeout):
+            with self.bounded(timeout):
                 return self.ask_on(line, call, timeout)
 
         worker = Worker(line)

@@ -122,7 +122,7 @@ class AIQueryBackend(Backend):
         asking = _Asking()
 
         def work() -> Any:
-            with self.classified(timeout), within(timeout):
+            with self.bounded(timeout):
                 return self._run(asking, call, timeout)
 
         worker = Worker(asking)
