@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import subprocess
@@ -24,7 +25,7 @@ from isochat.errors import BackendNotInstalled
 from isochat.local import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 
     from isochat.local import LocalEndpoint
 
@@ -96,10 +97,12 @@ def test_many_at_once(backend: Backend, local: LocalEndpoint) -> None:
 class Patient(asyncio.Protocol):
     """Answers nobody before so many have asked."""
 
-    asked: list[asyncio.WriteTransport]
+    opened: list[Any]
+    asked: list[Any]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+        self.transport = transport
+        self.opened.append(transport)
 
     def data_received(self, data: bytes) -> None:
         if b'"messages"' in data:
@@ -112,34 +115,74 @@ class Patient(asyncio.Protocol):
                 transport.write((head + body).encode())
 
 
-@pytest.mark.parametrize("name", ["rest", "openai", "langchain"])
-def test_more_than_a_thousand_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No question waits for another one's connection: the OpenAI client by itself lets a thousand go."""
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Such a server, to be entered on a loop, which gives its address."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 3 * MORE_THAN_A_THOUSAND:
         pytest.skip("a process may not open so many files here")
+    monkeypatch.setattr(Patient, "opened", [], raising=False)
     monkeypatch.setattr(Patient, "asked", [], raising=False)
 
-    async def main() -> set[str]:
+    @contextlib.asynccontextmanager
+    async def serving() -> AsyncIterator[str]:
         server = await asyncio.get_running_loop().create_server(Patient, "127.0.0.1", 0, backlog=MORE_THAN_A_THOUSAND)
         try:
-            backend = load(name)(Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "t"))
-        except BackendNotInstalled as error:
-            pytest.skip(str(error))
-        said: Any = {"endpoint": ENDPOINT, "backend": backend, "timeout": 40, "retry": Retry(attempts=1)}
-        try:
-            answers = await asyncio.gather(*(aquery_chat("Hi", **said) for _ in range(MORE_THAN_A_THOUSAND)))
-            return {answer.text for answer in answers}
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
-            await backend.aclose()
             server.close()
+            for transport in Patient.opened:
+                transport.abort()
+            await asyncio.sleep(0)  # which is when they are closed
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * MORE_THAN_A_THOUSAND)), hard))
-    try:
-        assert asyncio.run(main()) == {"Hi."}
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    yield serving
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["rest", "openai", "langchain"])
+def test_more_than_a_thousand_at_once(name: str, patient: Callable[[], Any]) -> None:
+    """No question waits for another one's connection."""
+
+    async def main() -> set[str]:
+        async with patient() as host:
+            try:
+                backend = load(name)(Connection(host, "t"))
+            except BackendNotInstalled as error:
+                pytest.skip(str(error))
+            said: Any = {"endpoint": ENDPOINT, "backend": backend, "timeout": 40, "retry": Retry(attempts=1)}
+            try:
+                answers = await asyncio.gather(*(aquery_chat("Hi", **said) for _ in range(MORE_THAN_A_THOUSAND)))
+                return {answer.text for answer in answers}
+            finally:
+                await backend.aclose()
+
+    assert asyncio.run(main()) == {"Hi."}
+
+
+def test_surprise_the_openai_client_lets_a_thousand_go(patient: Callable[[], Any]) -> None:
+    """By itself it has the next one wait for a connection until its time is over."""
+    openai = pytest.importorskip("openai")
+    timeout = openai.Timeout(60, pool=5)
+
+    async def main() -> list[BaseException | None]:
+        async with (
+            patient() as host,
+            openai.AsyncOpenAI(base_url=host, api_key="t", max_retries=0, timeout=timeout) as client,
+        ):
+            said: Any = {"model": ENDPOINT, "messages": [{"role": "user", "content": "Hi"}]}
+            asking = [asyncio.create_task(client.chat.completions.create(**said)) for _ in range(MORE_THAN_A_THOUSAND)]
+            done, going_on = await asyncio.wait(asking, return_when=asyncio.FIRST_EXCEPTION)
+            for task in going_on:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            return [task.exception() for task in done]
+
+    failed = asyncio.run(main())
+
+    assert {type(error) for error in failed} == {openai.APITimeoutError}
+    assert len(Patient.asked) <= 1_000
 
 
 def test_threads_share_one_backend(backend: Backend) -> None:
