@@ -6,7 +6,7 @@ its median over the rounds, and its quartiles. Before each turn a fourth of it g
 back into the caches that the others had meanwhile. Times are shown beside the ratios and mean nothing on another
 machine.
 
-    python -m benchmarks [--quick] [--peers DIR] [--only PART ...] [--json FILE] [--page FILE]
+    python -m benchmarks [--quick] [--peers DIR] [--only PART ...] [--again PART ...] [--json FILE] [--page FILE]
 """
 
 from __future__ import annotations
@@ -331,15 +331,11 @@ def main() -> None:
             worker.process.communicate()
         server.communicate()
     packages = ["isochat", "httpx2", "pyreqwest", "orjson", "openai", "mlflow-skinny", "databricks-sdk"]
-    about = {"versions": versions(packages), "cores": os.cpu_count(), "quick": asked.quick}
     if asked.again:
         before = json.loads(asked.json.read_text())
         found = {**before, **found, "again": sorted({*before.get("again", ()), *asked.again})}
-    found = {
-        **about,
-        "promises": promises(found),
-        **{part: found[part] for part in found if part not in {*about, "promises"}},
-    }
+    found |= {"versions": versions(packages), "cores": os.cpu_count(), "quick": asked.quick}
+    found["promises"] = promises(found)
     asked.json.write_text(json.dumps(found, indent=1) + "\n")
     write(found, asked.page)
     for promise in found["promises"]:
