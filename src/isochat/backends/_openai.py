@@ -27,9 +27,8 @@ from isochat.backends._base import Backend
 from isochat.backends._http import aevents, events
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.errors import ConfigurationError, ServiceError
-from isochat.transports import POOL, directly, finite, lowered, timeouts
+from isochat.transports import finite, lowered, timeouts, ways
 from isochat.transports.deadline import close_at_exit, keep_deadlines
-from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -192,14 +191,14 @@ class OpenAIClient(Backend):
         import openai
 
         self._only_one_if_given()
-        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways(self.connection))))
+        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways_to(self.connection))))
         return openai.OpenAI(http_client=_httpx.watch(http), **self._options())
 
     def _make_async(self) -> Any:
         import openai
 
         self._only_one_if_given()
-        http = openai.DefaultAsyncHttpxClient(**ways(self.connection))
+        http = openai.DefaultAsyncHttpxClient(**ways_to(self.connection))
         return openai.AsyncOpenAI(http_client=_httpx.watch(http), **self._options())
 
     def _options(self) -> dict[str, Any]:
@@ -227,27 +226,13 @@ class OpenAIClient(Backend):
             await held.client.close()
 
 
-def ways(connection: Connection | None) -> dict[str, Any]:
-    """How a client of ours for a connection reaches its host."""
-    assert connection is not None
-    library = _library()
-    # Redirects stay unfollowed: a token goes to its own host only. How many questions are asked at once is the caller's
-    # to say: the OpenAI client would let no more than a thousand go, and the others wait until their time is over.
-    limits = library.Limits(max_connections=None, max_keepalive_connections=POOL)
-    return {
-        "follow_redirects": False,
-        "limits": limits,
-        "mounts": directly(connection.host),
-        "verify": trusted(library),
-    }
-
-
-def _library() -> Any:
-    """What the OpenAI client speaks HTTP by: httpx, or in its third major httpx2."""
+def ways_to(connection: Connection | None) -> dict[str, Any]:
+    """How a client of ours for a connection reaches its host: by httpx, or in the client's third major by httpx2."""
     import openai
 
+    assert connection is not None
     tops = [cls.__module__.partition(".")[0] for cls in openai.DefaultHttpxClient.__mro__]
-    return next(sys.modules[top] for top in tops if top in {"httpx", "httpx2"})
+    return ways(next(sys.modules[top] for top in tops if top in {"httpx", "httpx2"}), connection.host)
 
 
 def not_for_this_host() -> dict[str, Any]:

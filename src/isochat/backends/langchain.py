@@ -21,7 +21,7 @@ from isochat._request import read_messages
 from isochat.backends import _httpx, _line
 from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._line import on
-from isochat.backends._openai import ahold, hold, not_for_this_host, ways
+from isochat.backends._openai import ahold, hold, not_for_this_host, ways_to
 from isochat.backends._over_responses import OverResponses
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.backends._workspace import workspace
@@ -281,7 +281,7 @@ class LangChainBackend(Backend):
             held = hold(_chat_in(self._llm).client)
             return self._yours(held.client, held.login)
         openai: Any = import_module("openai")
-        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways(self.connection))))
+        http = close_at_exit(keep_deadlines(openai.DefaultHttpxClient(**ways_to(self.connection))))
         client = self._client("DatabricksOpenAI")
         client._client.close()  # noqa: SLF001 - it takes none from outside
         client._client = _httpx.watch(http)  # noqa: SLF001 - as above
@@ -292,7 +292,7 @@ class LangChainBackend(Backend):
             held = ahold(_chat_in(self._llm).async_client)
             return self._yours(held.client, held.login)
         openai: Any = import_module("openai")
-        http = openai.DefaultAsyncHttpxClient(**ways(self.connection))
+        http = openai.DefaultAsyncHttpxClient(**ways_to(self.connection))
         client = self._client("AsyncDatabricksOpenAI")
         client._client = _httpx.watch(http)  # noqa: SLF001 - as above; the one before has opened nothing
         return self._ours("async_client", client)

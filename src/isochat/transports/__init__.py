@@ -96,6 +96,20 @@ def directly(host: str = "") -> dict[str, None]:
     return dict.fromkeys(f"all://[{name}]" if ":" in name else f"all://{name}" for name in names)
 
 
+def ways(library: Any, host: str) -> dict[str, Any]:
+    """How a client of ours, of `library` (the module httpx or httpx2), reaches a host: what it is made with.
+
+    Redirects stay unfollowed: a token goes to its own host only. The pool has no upper bound: how many questions are
+    asked at once is the caller's to say, and one that waits for a connection uses up its own deadline.
+    """
+    return {
+        "follow_redirects": False,
+        "limits": library.Limits(max_connections=None, max_keepalive_connections=POOL),
+        "mounts": directly(host),
+        "verify": trust.trusted(library),
+    }
+
+
 def lowered(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers under lower-case names."""
     return {name.lower(): value for name, value in headers.items()}

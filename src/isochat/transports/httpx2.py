@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from isochat._wire import Reply
-from isochat.transports import POOL, Streamed, directly, lowered, timeouts
+from isochat.transports import Streamed, lowered, timeouts, ways
 from isochat.transports.deadline import close_at_exit, keep_deadlines
-from isochat.transports.trust import trusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,7 +19,7 @@ class Httpx2:
     """A blocking client."""
 
     def __init__(self, host: str) -> None:
-        self._client = close_at_exit(keep_deadlines(httpx2.Client(**_options(host))))
+        self._client = close_at_exit(keep_deadlines(httpx2.Client(**ways(httpx2, host))))
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Reply:
         """POST it and wait for all of the answer."""
@@ -42,7 +41,7 @@ class AsyncHttpx2:
     """A client for asyncio."""
 
     def __init__(self, host: str) -> None:
-        self._client: Any = httpx2.AsyncClient(**_options(host))
+        self._client: Any = httpx2.AsyncClient(**ways(httpx2, host))
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> Reply:
         """POST it and wait for all of the answer."""
@@ -60,13 +59,6 @@ class AsyncHttpx2:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._client.aclose()
-
-
-def _options(host: str) -> dict[str, Any]:
-    # Redirects stay unfollowed: a token goes to its own host only. A pool without an upper bound: how many questions
-    # are asked at once is the caller's to say, and a question that waits for a connection uses up its own deadline.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=POOL)
-    return {"follow_redirects": False, "limits": limits, "mounts": directly(host), "verify": trusted(httpx2)}
 
 
 def _reply(response: Any) -> Reply:
