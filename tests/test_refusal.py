@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -151,6 +150,32 @@ SHAPES: dict[str, tuple[Any, str, str | None]] = {
     "Cloudflare's list": ({"success": False, "errors": [{"code": 10000, "message": "No."}]}, "No.", "10000"),
     "watsonx's list": ({"errors": [{"code": "no", "message": "No."}], "trace": "t"}, "No.", "no"),
     "AWS's": ({"Message": "No."}, "No.", None),
+    "FastAPI's places": (
+        {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "No."}]},
+        "messages.0.role: No.",
+        None,
+    ),
+    "FastAPI's object": ({"detail": {"error": "No."}}, "No.", None),
+    "FastAPI's error": ({"detail": {"error": {"message": "No.", "code": "c"}}}, "No.", "c"),
+    "FastAPI's code": ({"detail": {"code": "c", "message": "No."}}, "No.", "c"),
+    "Mistral's": ({"object": "error", "message": "No.", "type": "a_kind", "code": None}, "No.", "a_kind"),
+    "Mistral's with a code": ({"object": "error", "message": "No.", "type": "a_kind", "code": 3}, "No.", "3"),
+    "Mistral's places": (
+        {"object": "error", "message": {"detail": [{"msg": "No."}]}, "type": "a_kind", "code": None},
+        "No.",
+        "a_kind",
+    ),
+    "an error's list": ({"error": {"message": ["No.", "Never."], "code": "c"}}, "No.; Never.", "c"),
+    "an error's detail": ({"error": {"detail": "No."}}, "No.", None),
+    "an error's error": ({"error": {"error": "No.", "code": 3}}, "No.", "3"),
+    "an error that says nothing": ({"error": {"x": 1}, "message": "No."}, "No.", None),
+    "a list of texts": ({"errors": ["No.", "Never."]}, "No.; Never.", None),
+    "another name": ({"code": 1002, "msg": "No."}, "No.", "1002"),
+    "RFC 9457's": ({"type": "about:blank", "title": "No.", "status": 401}, "No.", "401"),
+    "RFC 9457's with a detail": ({"title": "Never.", "status": 401, "detail": "No."}, "No.", "401"),
+    "RFC 6749's": ({"error": "invalid_client", "error_description": "No."}, "No.", "invalid_client"),
+    "JSON behind words": ({"error_code": "X", "message": 'Say {"message": "x"}'}, 'Say {"message": "x"}', "X"),
+    "a byte order mark": (b'\xef\xbb\xbf{"error_code": "X", "message": "No."}', "No.", "X"),
     "SCIM's": ({"detail": "No.", "status": "404", "schemas": []}, "No.", "404"),
     "control characters": ({"message": "N\x00o\x1b[31m."}, "N o [31m.", None),
     "not UTF-8": (b"N\xff.", "N\ufffd.", None),
@@ -446,7 +471,15 @@ def test_class_without_a_status(code: Any, kind: type[ServiceError], status: int
 
 
 @pytest.mark.parametrize(
-    "value", [{"error": "x"}, {"error": {"a": 1}}, {"error_code": "X"}, {"error_code": 5, "choices": []}]
+    "value",
+    [
+        {"error": "x"},
+        {"error": {"a": 1}},
+        {"error_code": "X"},
+        {"error_code": 5, "choices": []},
+        {"object": "error", "message": "x", "type": "a_kind", "code": None},
+        {"success": False, "result": None, "errors": [{"message": "x"}], "messages": []},
+    ],
 )
 def test_complains(value: Any) -> None:
     """An object with an error in it is a complaint."""
@@ -489,10 +522,7 @@ def test_message_is_never_huge(body: Any) -> None:
 
 def test_page_of_titles_takes_no_time() -> None:
     """A page that opens very many titles and closes none does not hang whoever reads it."""
-    begun = time.perf_counter()
-    refusal(b"<html>" + b"<title>" * 6000)
-
-    assert time.perf_counter() - begun < 0.4
+    assert "a web page" == refusal(b"<html>" + b"<title>" * 1_000_000).message
 
 
 @pytest.mark.parametrize(

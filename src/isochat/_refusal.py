@@ -1,14 +1,16 @@
 """An answer that is no: any of the service's error bodies, as one kind of error.
 
-Bodies come in ten shapes (Databricks' own, the same with JSON inside its message, a model provider's or a guardrail's
-words inside that, OpenAI's, a rate limiter's, a number for a code, no code, plain text, a web page, nothing). Pure:
-the same status, headers and body give the same error through every backend.
+The service's bodies come in ten shapes (Databricks' own, the same with JSON inside its message, a model provider's or a
+guardrail's words inside that, OpenAI's, a rate limiter's, a number for a code, no code, plain text, a web page,
+nothing). A model or an agent behind it answers in those of its framework. Pure: the same status, headers and body give
+the same error through every backend.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from html import unescape
@@ -78,8 +80,10 @@ _FILTERED = re.compile(
 _BAD_TOKEN = re.compile(r"invalid access token|credential was not sent|token (is|has) expired", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{0,500})", re.IGNORECASE)
 _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
+_WITHIN = re.compile(r"\s*(?:[A-Z][A-Z0-9_]*:\s*)*(?=\{)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
-_MESSAGES = ("message", "detail", "error", "error_message", "Message")  # the last is AWS's
+# `Message` is AWS's, `title` RFC 9457's, `error_description` OAuth's, beside the code that is its `error`.
+_MESSAGES = ("message", "detail", "error_description", "error", "error_message", "Message", "msg", "title")
 _LONGEST = 2000  # characters of a message
 _HEAD = 20_000  # how far into a text or a web page anything is looked for
 
@@ -123,7 +127,11 @@ def service_error(status: int | None, headers: Mapping[str, str], body: Any) -> 
 def complains(value: object) -> bool:
     """Whether a JSON value, under a status that says success, is an error all the same."""
     return isinstance(value, dict) and bool(
-        value.get("error") or value.get("error_code") or value.get("type") == "error"
+        value.get("error")
+        or value.get("error_code")
+        or value.get("type") == "error"
+        or value.get("object") == "error"  # Mistral's, and vLLM's before it had `error`
+        or (value.get("success") is False and value.get("errors"))  # Cloudflare's
     )
 
 
@@ -155,6 +163,8 @@ def _read(body: Any) -> Any:
     """The body as JSON if it is JSON, else as text."""
     if not isinstance(body, bytes | str):
         return body
+    if isinstance(body, bytes):
+        body = body.removeprefix(BOM_UTF8)
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -184,50 +194,65 @@ def _complaint(body: Any, depth: int = 3) -> _Complaint:
     )
 
 
-def _fields(body: dict[str, Any]) -> _Complaint:
+def _fields(body: dict[str, Any], depth: int = 5, *, within: bool = False) -> _Complaint:
+    """What the fields of a body say, or those of the object that stands `within` one of them."""
     guardrails = [name for name in ("input_guardrail", "output_guardrail") if body.get(name)]
     if guardrails and not isinstance(body.get("message"), str):
         flagged = ", ".join(sorted(set(_flagged(body))))
         what = f"{' and '.join(guardrails).replace('_', ' ')} stopped it"
         return _Complaint(f"{what}: {flagged}" if flagged else what, filtered=True)
-    nested = body.get("external_model_error") or body.get("error")
-    if isinstance(nested, dict):
-        if isinstance(nested.get("error"), dict):  # external_model_error: {error: {…}}
-            nested = nested["error"]
-        code = nested.get("code") if nested.get("code") is not None else nested.get("type")
-        said = nested.get("message")
-        return _Complaint(
-            _text(said) if isinstance(said, str) else None,
-            code=_code(code if code is not None else body.get("error_code")),
-            retry_after=_seconds(nested.get("retry_after")),
-            request_id=_word(body.get("request_id")),
-            filtered=bool(_FILTERED.search(str(nested.get("innererror", "")))),
-        )
     several = body.get("errors")
-    if isinstance(several, list) and several and isinstance(several[0], dict):  # Cloudflare's, watsonx's: a list
-        return _fields({**several[0], "errors": None})
-    said = next((body[key] for key in _MESSAGES if body.get(key)), None)
-    if isinstance(said, dict):  # Mistral's: {"message": {"detail": [...]}}
-        said = said.get("detail") or said.get("message")
-    if isinstance(said, list):  # FastAPI: [{"loc": [...], "msg": "..."}]
-        said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said)
-    code = body.get("error_code", body.get("code"))
-    if code is None and "detail" in body:  # SCIM: {"detail": "...", "status": "404"}
-        code = body.get("status")
+    said = next((body[key] for key in ("external_model_error", "error") if isinstance(body.get(key), dict)), None)
+    if not said and isinstance(several, list) and several:  # Cloudflare's, watsonx's: a list
+        said = several[0] if isinstance(several[0], dict) else several
+    said = said or next((body[key] for key in _MESSAGES if body.get(key)), None)
+    below = _fields(said, depth - 1, within=True) if isinstance(said, dict) and depth else _Complaint()
     return _Complaint(
-        _text(said) if isinstance(said, str) else None,
-        code=_code(code),
-        retry_after=_seconds(body.get("retry_after")),
+        message=below.message or _words(said) or _words(body.get("message")),
+        code=below.code or _code_in(body, within=within),
+        retry_after=_seconds(body.get("retry_after")) if below.retry_after is None else below.retry_after,
         request_id=_word(body.get("request_id")) or _request_id(body.get("details")),
+        filtered=below.filtered or bool(_FILTERED.search(str(body.get("innererror", "")))),
     )
 
 
+def _words(said: object) -> str | None:
+    """A message: text, or the faults that FastAPI finds, each at its place: `{"loc": ["body", …], "msg": "…"}`."""
+    if isinstance(said, list):
+        return _text("; ".join(_fault(item) for item in said))
+    return _text(said) if isinstance(said, str) else None
+
+
+def _fault(item: object) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    where = item.get("loc")
+    place = ".".join(map(str, where[1:])) if isinstance(where, list) else ""
+    said = str(item.get("msg", item))
+    return f"{place}: {said}" if place else said
+
+
+def _code_in(body: dict[str, Any], *, within: bool) -> str | None:
+    """The code under whichever of its names; OpenAI's `type`, and Mistral's, where there is none more exact."""
+    names = ["error_code", "code"]
+    if within or body.get("object") == "error":
+        names.append("type")
+    if "detail" in body or "title" in body:  # SCIM: {"detail": "...", "status": "404"}; and RFC 9457
+        names.append("status")
+    if "error_description" in body:  # RFC 6749: {"error": "invalid_client", "error_description": "..."}
+        names.append("error")
+    return next((code for name in names if (code := _code(body.get(name))) is not None), None)
+
+
 def _inner(message: str | None) -> dict[str, Any] | None:
-    """The JSON object that a message is, alone or behind its code: `BAD_REQUEST: {"message": …}`."""
-    if message is None or "{" not in message:
+    """The JSON object that a message is, alone or behind its code: `BAD_REQUEST: {"message": …}`.
+
+    Behind any other words it is a part of what they say.
+    """
+    if message is None or not (found := _WITHIN.match(message)):
         return None
     try:
-        value = msgspec.json.decode(message[message.index("{") :])
+        value = msgspec.json.decode(message[found.end() :])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     known = ("message", "error", "external_model_error", "input_guardrail", "output_guardrail")
@@ -265,8 +290,9 @@ def _code(value: object) -> str | None:
 def _text(said: str) -> str:
     """Words fit for an error message: a web page's title, and no control characters."""
     if _PAGE.match(said):
-        title = _TITLE.search(said[:_HEAD])
-        said = f"a web page titled {unescape(title.group(1)).strip()!r}" if title else "a web page"
+        found = _TITLE.search(said[:_HEAD])
+        title = unescape(found[1]).strip() if found else ""
+        said = f"a web page titled {title!r}" if title else "a web page"
     return _CONTROL.sub(" ", said).strip()
 
 
