@@ -62,6 +62,7 @@ SECRET = {"type": "reasoning", "summary": [{"type": "summary_encrypted_text", "d
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 F = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 G = {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}}
+NAMELESS = {"id": "", "function": F["function"]}
 
 
 TWINS: dict[str, Any] = {
@@ -224,6 +225,23 @@ TWINS: dict[str, Any] = {
             ],
         },
     ),
+    "two calls in one piece, which only their names tell apart": (
+        [{"tool_calls": [NAMELESS, {**NAMELESS, "function": G["function"]}, NAMELESS]}],
+        {"content": None, "tool_calls": [NAMELESS, {**NAMELESS, "function": G["function"]}, NAMELESS]},
+    ),
+    "calls that only their names tell apart": (
+        [
+            call(id="", name="f"),
+            call(arguments='{"a"', name="f"),
+            call(arguments=":1}"),
+            call(arguments="{}", name="g"),
+        ],
+        {"content": None, "tool_calls": [NAMELESS, {"function": G["function"]}]},
+    ),
+    "one call, not in a list": (
+        [{"tool_calls": F | {"index": 0}}],
+        {"content": None, "tool_calls": [F]},
+    ),
     "a custom tool": (
         [
             {"tool_calls": [{"index": 0, "id": "1", "type": "custom", "custom": {"name": "f", "input": "a"}}]},
@@ -234,6 +252,15 @@ TWINS: dict[str, Any] = {
     "fields of their own": (
         [{"x": 1, "y": {"a": 1}}, {"y": {"b": 2}, "z": [1]}, {"z": [2]}],
         {"content": None, "x": 1, "y": {"a": 1, "b": 2}, "z": [1, 2]},
+    ),
+    "a null in an object": ([{"y": {"a": None}}, {"y": {"b": None}}], {"content": None, "y": {"a": None, "b": None}}),
+    "equal pieces of a list that comes in pieces": (
+        [{"reasoning_details": [{"text": "a"}]}, {"reasoning_details": [{"text": "a"}]}],
+        {"content": None, "reasoning_details": [{"text": "a"}, {"text": "a"}]},
+    ),
+    "other reasoning under a second name": (
+        [{"reasoning_content": "a", "reasoning": "x"}, {"reasoning_content": "b", "reasoning": "y"}],
+        {"content": None, "reasoning_content": "ab", "reasoning": "xy"},
     ),
     "sound": (
         [{"audio": {"id": "a", "data": "AA", "transcript": "He"}}, {"audio": {"data": "BB", "transcript": "llo"}}],
@@ -432,6 +459,13 @@ def test_agent_message_in_pieces() -> None:
     response = collected(*({"delta": {"role": "assistant", "content": text, "id": "m1"}} for text in ("Ni", "ne.")))
 
     assert (Message("assistant", "Nine.", extra={"id": "m1"}), {}) == (response.message, response.extra)
+
+
+def test_whole_answer_of_an_agent_where_a_piece_was_expected() -> None:
+    """Nothing of its message is lost."""
+    answer = {"messages": [{"role": "assistant", "content": "Nine.", "id": "m", "name": "sage", "tool_call_id": "1"}]}
+
+    assert _wire.decode_completion(answer) == collected(answer)
 
 
 def test_agent_round_without_ids() -> None:

@@ -41,6 +41,11 @@ RULES = {
     "trailing space stays": (b"data: a \n\n", [Event(b"a ")]),
     "a colon in the value": (b"data: a: b\n\n", [Event(b"a: b")]),
     "field names are exact": (b"Data: a\n data: b\ndata : c\nxdata: d\n\n", []),
+    "an error as a field": (b'data: a\n\nerror: {"code":400}\n\n', [Event(b"a"), Event(b'{"code":400}', "error")]),
+    "an error without a field": (
+        b'data: a\n\n{"error":{"message":"b"}}\n',
+        [Event(b"a"), Event(b'{"error":{"message":"b"}}', "error")],
+    ),
     "unknown fields are ignored": (b"id: 1\nretry: 5\nfoo: bar\ndata: a\n\n", [Event(b"a")]),
     "U+2028 and U+0085 are no line ends": (
         "data: a\u2028b\u0085c\u2029d\x0b\x0ce\n\n".encode(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 from typing import Any
@@ -244,6 +245,11 @@ def test_text_survives(text: str) -> None:
 def test_half_a_character() -> None:
     r"""A server that cuts text by UTF-16 units sends `"\ud83d"`; every client reads it, and so do we."""
     assert read(b'{"choices":[{"index":0,"message":{"content":"a\\ud83d"}}]}').text.startswith("a")
+
+
+def test_byte_order_mark() -> None:
+    """What some servers put before their JSON is no part of it."""
+    assert "Hi" == read(codecs.BOM_UTF8 + json.dumps(completion({"content": "Hi"})).encode()).text
 
 
 # ── tool calls ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -515,7 +521,14 @@ def test_reply_that_is_not_json(body: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"error": "No."}, {"error": {"message": "No."}}, {"error_code": "X", "message": "No."}]
+    "said",
+    [
+        {"error": "No."},
+        {"error": {"message": "No."}},
+        {"error_code": "X", "message": "No."},
+        {"object": "error", "message": "No.", "type": "a_kind", "code": None},
+        {"result": None, "success": False, "errors": [{"code": 7, "message": "No."}], "messages": []},
+    ],
 )
 def test_refusal_under_a_status_that_says_success(said: dict[str, Any]) -> None:
     """A complaint is a complaint, whatever its status."""
@@ -650,7 +663,8 @@ USAGES = {
         {"prompt_tokens": "9", "completion_tokens": True, "total_tokens": 1.5},
         Usage(extra={"prompt_tokens": "9", "completion_tokens": True, "total_tokens": 1.5}),
     ),
-    "nothing": ({}, Usage()),
+    "nothing": ({}, None),
+    "nothing but nulls": ({"prompt_tokens": None, "completion_tokens": None, "details": {}}, None),
 }
 
 

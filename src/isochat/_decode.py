@@ -155,6 +155,8 @@ def decode_message(value: Any, path: str, *, sent: bool = True) -> Message:
 def _take_calls(rest: dict[str, Any], path: str) -> tuple[ToolCallDelta, ...]:
     """The tool calls; or the one call of the older `function_call`, which has no id."""
     found = rest.pop("tool_calls", None)
+    if isinstance(found, dict) and "function" in found:  # an older TGI's, in a stream
+        found = [found]
     if found is not None and not isinstance(found, list):
         raise _misshapen(f"{path}.tool_calls", "a list", found)
     calls = tuple(_call_delta(item, f"{path}.tool_calls[{place}]") for place, item in enumerate(found or ()))
@@ -309,7 +311,7 @@ def whole_as_chunk(response: ChatResponse) -> ChatChunk:
                     ),
                     refusal=choice.message.refusal,
                     reasoning_content=choice.message.reasoning_content,
-                    extra=choice.message.extra,
+                    extra={**choice.message.extra, **_named(choice.message)},
                 ),
                 finish_reason=choice.finish_reason,
                 logprobs=choice.logprobs,
@@ -324,6 +326,12 @@ def whole_as_chunk(response: ChatResponse) -> ChatChunk:
         extra=response.extra,
         raw=response.raw,
     )
+
+
+def _named(message: Message) -> dict[str, str]:
+    """What a delta has no field for and a message has: it goes with the rest, and is found there again."""
+    said = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _agent_piece(rest: dict[str, Any]) -> dict[str, Any]:
@@ -410,9 +418,13 @@ def _take_reasoning(rest: dict[str, Any]) -> str | None:
 
 
 def _take_usage(rest: dict[str, Any]) -> Usage | None:
-    if not isinstance(rest.get("usage"), dict):
-        return None
-    return decode_usage(rest.pop("usage"))
+    return reported(rest.pop("usage")) if isinstance(rest.get("usage"), dict) else None
+
+
+def reported(report: Mapping[str, Any]) -> Usage | None:
+    """A report as it came; None for one in which nothing stands, as in Claude's chunks before the last."""
+    usage = decode_usage(report)
+    return None if usage == _NOTHING else usage
 
 
 def decode_usage(report: Mapping[str, Any]) -> Usage:
@@ -448,6 +460,9 @@ def decode_usage(report: Mapping[str, Any]) -> Usage:
         ),
         extra=_left(rest),
     )
+
+
+_NOTHING = Usage()
 
 
 def _first_count(report: Mapping[str, Any], *paths: tuple[str, ...]) -> int | None:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from isochat._types import ChatChunk, ChunkChoice, Delta, Part, ToolCallDelta
 
 
+#: Lists that come in stretches, which may well be equal: OpenRouter's, and vLLM's.
+_STRETCHES = frozenset({"reasoning_details", "token_ids"})
+#: Text that does: OpenAI's base64 and its transcript; reasoning under a second name, where it is not the first's.
+_SOUND = frozenset({"data", "transcript"})
+_THOUGHT = frozenset({"reasoning", "reasoning_content", "reasoning_text", "thinking"})
 _DEEPEST = 50  # beyond any object that comes in pieces; the latest stands
 
 
@@ -177,7 +182,8 @@ class _Choice:
         if call is None:
             self.calls.append(_Call(index=piece.index, id=piece.id))
             call = self.calls[-1]
-        call.id = call.id or piece.id
+        if piece.id is not None:
+            call.id = call.id or piece.id
         # Names come whole, once or with every piece; no service recorded so far sends one in stretches.
         call.name = call.name or piece.name or ""
         call.type = call.type or piece.type
@@ -189,10 +195,13 @@ class _Choice:
         """The call that a piece belongs to: by index, unless a new id stands under it; else by id; else the last.
 
         Without an index, the pieces of one delta are calls of their own: Gemini's ids are the functions' names, so
-        that two calls of one function have the same.
+        that two calls of one function have the same, or empty, so that only a name begins a call.
         """
         if piece.index is None and piece.id:
             return next((call for call in self.calls[:before] if call.id == piece.id), None)
+        if piece.index is None and piece.name and self.calls:
+            last = self.calls[-1]
+            return None if len(self.calls) > before or last.name not in ("", piece.name) else last
         same = [call for call in self.calls if piece.index is None or call.index == piece.index]
         if not same:
             return None
@@ -307,18 +316,19 @@ def _joined(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> tupl
 def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = False, depth: int = 0) -> None:
     """Fold one chunk's other fields into what came before: lists grow, objects fold, else the latest stands.
 
-    `spoken` is sound: OpenAI streams its base64 and its transcript in stretches.
+    `spoken` is inside of sound.
     """
     for name, value in more.items():
         before = into.get(name)
         if isinstance(before, list) and isinstance(value, list):
             # Some repeat with every chunk what they have said so far.
-            into[name] = value if value[: len(before)] == before else before + value
+            again = name not in _STRETCHES and value[: len(before)] == before
+            into[name] = value if again else before + value
         elif isinstance(value, dict) and depth < _DEEPEST:
             inner = dict(before) if isinstance(before, dict) else {}
             _merge(inner, value, spoken=name == "audio", depth=depth + 1)
             into[name] = inner
-        elif spoken and name in ("data", "transcript") and isinstance(before, str) and isinstance(value, str):
+        elif isinstance(before, str) and isinstance(value, str) and name in (_SOUND if spoken else _THOUGHT):
             into[name] = before + value
-        elif value is not None:
+        elif value is not None or name not in into:
             into[name] = value

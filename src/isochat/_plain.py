@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from isochat._decode import decode_usage
+from isochat._decode import reported
 from isochat._frozen import maker
 from isochat._types import ChatChunk, ChatResponse, Choice, ChunkChoice, Delta, Later, Message, Usage
 
@@ -95,7 +95,7 @@ def plain_chunk(data: bytes) -> ChatChunk | None:
     return _make_chunk(choices, usage, said.id, said.model, said.created, raw=Later(msgspec.json.decode, (data,)))
 
 
-def _usage(report: dict[str, Any]) -> Usage:
+def _usage(report: dict[str, Any]) -> Usage | None:
     if report.keys() == _COUNTS and all(type(count) is int for count in report.values()):
         return _make_usage(report["prompt_tokens"], report["completion_tokens"], report["total_tokens"])
-    return decode_usage(report)
+    return reported(report)

@@ -493,7 +493,9 @@ def decode_event(event: Any) -> ChatChunk | _wire.Done | None:
         if named == "error":
             raise _refusal.service_error(None, {}, data) from None
         raise
-    if isinstance(value, dict) and "type" not in value and named.startswith(("response", "error")):
+    if named == "error" and not _refusal.complains(value):
+        raise explained(_refusal.service_error(None, {}, value))
+    if isinstance(value, dict) and "type" not in value and named.startswith("response"):
         value["type"] = named
     chunk = event.stream.take(value)
     # Bytes: a dictionary with a `delta` in it would pass for an agent's chat, which may end without a finish reason.
@@ -839,11 +841,11 @@ def _finish_reason(response: Mapping[str, Any], items: list[dict[str, Any]]) -> 
     return "cancelled" if status == "cancelled" else _finish(items)
 
 
-def _usage(report: dict[str, Any]) -> Usage:
-    usage = _wire.decode_usage(report)
+def _usage(report: dict[str, Any]) -> Usage | None:
+    usage = _decode.reported(report)
     details = report.get("input_tokens_details")
     written = details.get("cache_write_tokens") if isinstance(details, dict) else None
-    if usage.cache_creation_tokens is None and isinstance(written, int):
+    if usage is not None and usage.cache_creation_tokens is None and isinstance(written, int):
         return changed(usage, cache_creation_tokens=written)
     return usage
 

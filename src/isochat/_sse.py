@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+#: How a line begins that the standard ignores and that is meant. llama.cpp's server wrote `error: {…}` until September
+#: 2025 (ggml-org/llama.cpp#16109), and what fails in front of a model writes `{"error": …}` as it would have answered.
+_ERRORS = frozenset({b"error", b'{"error"'})
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -108,6 +111,9 @@ class EventDecoder:
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._type = value.removeprefix(b" ").decode("utf-8", "replace")
+        elif field in _ERRORS:
+            self._data.append(value.removeprefix(b" ") if field == b"error" else line)
+            self._type = "error"
         # A comment has an empty field name; `id` and `retry` are for browsers that reconnect; others are ignored.
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from codecs import BOM_UTF8
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ def read_json(body: bytes, reply: Reply | None = None) -> Any:
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            if (mended := _mended(body)) == body:
+            if (mended := _mended(body.removeprefix(BOM_UTF8))) == body:
                 raise
             return msgspec.json.decode(mended)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
