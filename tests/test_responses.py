@@ -362,6 +362,36 @@ def test_reasoning() -> None:
     assert input_of(answer.message)[0]["encrypted_content"] == "E"
 
 
+def test_reasoning_with_a_signature() -> None:
+    """Claude's, behind a gateway that speaks Responses: the signature closes it, whole and streamed."""
+    signed = thought("So.", signature="S", format="f")
+    whole, streamed = decode_response(response(signed)), collected(done(signed), completed(signed))
+
+    assert whole.message == streamed.message
+    assert whole.message.parts == (Reasoning("So.", "S", item=True),)
+    assert whole.message.extra["format"] == "f"
+
+
+def test_reasoning_told_the_other_way_round() -> None:
+    """Thoughts are streamed before the summary that stands before them in the item: neither is told twice."""
+    item = {**thought("Sum."), "content": [{"type": "reasoning_text", "text": "Raw."}]}
+    raw, summary = delta("Raw.", "reasoning_text"), delta("Sum.", "reasoning_summary_text")
+
+    assert collected(CREATED, raw, summary, done(item), completed(item)).reasoning == "Raw.Sum."
+    assert collected(CREATED, raw, done(item), completed(item)).reasoning == "Raw.Sum."
+    assert decode_response(response(item)).reasoning == "Sum.Raw."
+
+
+def test_what_stands_in_an_item_beside_its_words() -> None:
+    """It is kept in the message's `extra`, whole and streamed."""
+    item = message("Hi.", agent="planner")
+    item["content"][0]["metadata"] = {"page": 3}
+    whole = decode_response(response(item))
+
+    assert whole.message.extra == {"id": "msg_1", "agent": "planner", "metadata": {"page": 3}}
+    assert collected(CREATED, delta("Hi."), done(item), completed(item)).message == whole.message
+
+
 @pytest.mark.parametrize("content", ["", [{"type": "output_text", "text": ""}]])
 def test_an_answer_that_says_nothing(content: Any) -> None:
     """It is empty, as chat completions have it; where there is no message at all, nothing was said."""
@@ -408,6 +438,8 @@ def test_log_probabilities() -> None:
     [
         {"output": [{"role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}]},
         {"output": [{"type": "message", "content": "Hi."}]},
+        {"output": [{"type": "message", "content": ["Hi", "."]}]},
+        {"output": [{"type": "message", "content": {"type": "output_text", "text": "Hi."}}]},
         {"output": [{"type": "message", "id": None, "content": [{"type": "text", "text": "Hi."}]}], "usage": None},
         [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}],
         {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]},
@@ -709,6 +741,25 @@ def test_two_messages_without_a_frame() -> None:
     assert answer.text == "AAB"
 
 
+def test_an_agent_says_the_same_before_and_after_a_call() -> None:
+    """Where no name says that it is the same item, it was said twice."""
+    told = message("OK.", id="__fake_id__")
+    events = [done(told), done(call(id="__fake_id__")), done({"type": "function_call_output", "call_id": "call_1"})]
+
+    assert collected(*events, done(told)).text == "OK.OK."
+    assert collected(*events, done(told), completed(told, call(), told)).text == "OK.OK."
+
+
+def test_every_event_names_an_item_otherwise() -> None:
+    """Some gateways do: what the response at the end calls by another name is not said again."""
+    thoughts = thought("Hm.")
+    events = [CREATED, delta("Hi.", item_id="a"), done(message("Hi.", id="b")), done(thoughts)]
+
+    answer = collected(*events, completed({**thoughts, "id": "rs_2"}, message("Hi.", id="c")))
+    assert (answer.text, answer.reasoning) == ("Hi.", "Hm.")
+    assert collected(*events, completed(message("Hi.", id="b"), message("Hi.", id="c"))).text == "Hi.Hi."
+
+
 def test_an_event_without_a_type() -> None:
     """A trace id in an event of its own, and what stands beside an item, are told of the answer."""
     answer = collected(
@@ -716,6 +767,15 @@ def test_an_event_without_a_type() -> None:
     )
 
     assert answer.extra == {"databricks_output": {"trace": {"a": 1}}, "custom_outputs": {"b": 2}, "trace_id": "tr-1"}
+
+
+def test_an_error_in_a_field_of_its_own() -> None:
+    """llama.cpp's server wrote its errors so."""
+    event = Event(b'{"code": 400, "message": "Oh.", "type": "invalid_request_error"}', "error")
+    with pytest.raises(ServiceError, match="Oh") as complaint:
+        [decode_event(step) for step in unfolding([event])]
+
+    assert complaint.value.error_code == "400"
 
 
 def test_a_name_in_place_of_a_type() -> None:

@@ -72,6 +72,7 @@ CARRIES = frozenset(
 )
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _TEXTS = ("output_text", "text")
+_THOUGHTS = ("summary", "content", "text")  # where an item of reasoning has its words
 _LONGEST_ID = 64  # of an item that is sent back (databricks_openai/utils/clients.py cuts there)
 
 
@@ -314,25 +315,33 @@ def _kind(item: Mapping[str, Any]) -> str:
 
 def _parts(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = item.get("content")
-    if isinstance(content, str):
-        return [{"type": "output_text", "text": content}]
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    parts = content if isinstance(content, list) else [content]
+    parts = [{"type": "output_text", "text": part} if isinstance(part, str) else part for part in parts]
+    return [part for part in parts if isinstance(part, dict)]
 
 
 def _texts(blocks: Any) -> list[str]:
-    if isinstance(blocks, str):
-        return [blocks] if blocks else []
-    found = [block.get("text") for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
+    blocks = blocks if isinstance(blocks, list) else [blocks]
+    found = [block.get("text") if isinstance(block, dict) else block for block in blocks]
     return [text for text in found if isinstance(text, str) and text]
 
 
 def _said(item: Mapping[str, Any], kind: str, key: str = "text") -> str:
     """All that an item says under `text` or `refusal`."""
     if kind == "reasoning":
-        return "".join([*_texts(item.get("summary")), *_texts(item.get("content"))]) if key == "text" else ""
+        return "".join(text for name in _THOUGHTS for text in _texts(item.get(name))) if key == "text" else ""
     types = _TEXTS if key == "text" else ("refusal",)
     found = [part.get(key) for part in _parts(item) if part.get("type") in types]
     return "".join(text for text in found if isinstance(text, str))
+
+
+def _retold(item: Mapping[str, Any], kind: str, told: str) -> str:
+    """All that an item says, as it goes on from what was told: a stream may tell the content of reasoning first."""
+    said = _said(item, kind)
+    if kind == "reasoning" and not said.startswith(told):
+        turned = "".join(text for name in reversed(_THOUGHTS) for text in _texts(item.get(name)))
+        return turned if turned.startswith(told) else said
+    return said
 
 
 def _argued(item: Mapping[str, Any], kind: str) -> str:
@@ -669,7 +678,11 @@ class Unfolding:
         return self._chunk(self._adding(added, "")) if kind in _CALLS else None
 
     def _done(self, item: dict[str, Any], value: dict[str, Any]) -> ChatChunk | None:
-        choices = self._whole(item, self._same_as(item, _index(value), self._items[self._round :]), _index(value))
+        here = self._items[self._round :]
+        same = self._same_as(item, _index(value), here)
+        if same is not None and _index(value) is None and _says_again(item, same, here):
+            same = None
+        choices = self._whole(item, same, _index(value))
         self._extra.update(_telling({name: said for name, said in value.items() if name not in _PLACE}))
         if not self._announced and _kind(item) != "reasoning":
             # No round was announced, so none will be completed: what an agent has said so far may be all.
@@ -683,11 +696,9 @@ class Unfolding:
             raise _failure(response)
         choices: list[ChunkChoice] = []
         told, ordered = self._items[self._round :], []
-        output = response.get("output")
-        for item in output if isinstance(output, list) else ():
-            if not isinstance(item, dict):
-                continue
-            same = self._same_as(item, None, told)
+        items = [item for item in _list(response, "output") if isinstance(item, dict)]
+        for item in items:
+            same = self._same_as(item, None, told) or _renamed(item, told, items)
             if same is not None:
                 told.remove(same)
             choices += self._whole(item, same, None)
@@ -735,8 +746,7 @@ class Unfolding:
             again = each.whole == item or _returning(each.as_json()) == _returning(item)
             if again and (named is None or not each.ids or named in each.ids):
                 return each
-        said = _said(item, kind)
-        open_ = [each for each in alike if each.whole is None and said.startswith(each.text)]
+        open_ = [each for each in alike if each.whole is None and _retold(item, kind, each.text).startswith(each.text)]
         if found := [each for each in open_ if (index is not None and each.index == index) or named in each.ids]:
             return found[0]
         if found := [each for each in open_ if each.begun and not each.elsewhere(index)]:
@@ -759,17 +769,20 @@ class Unfolding:
         if kind in _CALLS:
             rest = _rest(same.text, _argued(item, kind))
             same.text += rest
-            known = {"type", "id", "status", "call_id", "name", _CALLS[kind]}
-            extra = _telling({name: said for name, said in item.items() if name not in known})
+            extra = _beyond(item, "call_id", "name", _CALLS[kind])
             return [ChunkChoice(0, self._adding(same, rest, extra))] if rest or unnamed or extra else []
         if kind == "reasoning":
-            rest = _rest(same.text, _said(item, kind))
+            rest = _rest(same.text, _retold(item, kind, same.text))
             encrypted = _word(item, "encrypted_content")
-            thoughts = [Reasoning(rest, item=True)] if rest else []
+            signature = _word(item, "signature")
+            thoughts = [Reasoning(rest, signature, item=True)] if rest or signature else []
             # A part of its own: streamed, it comes after the words, and whole and streamed answers are equal.
             thoughts += [Reasoning(encrypted=encrypted, item=True)] if encrypted is not None else []
             same.text += rest
-            return [ChunkChoice(0, Delta(role="assistant", content=(part,))) for part in thoughts]
+            extra = _beyond(item, "summary", "content", "text", "encrypted_content", "signature")
+            deltas = [Delta(role="assistant", content=(part,)) for part in thoughts]
+            deltas += [Delta(role="assistant", extra=extra)] if extra else []
+            return [ChunkChoice(0, delta) for delta in deltas]
         if kind != "message":
             return []
         return self._spoken(item, same)
@@ -780,16 +793,17 @@ class Unfolding:
         same.text, same.refusal = same.text + text, same.refusal + refusal
         notes = [note for part in _parts(item) for note in _list(part, "annotations")]
         tokens = [token for part in _parts(item) for token in _list(part, "logprobs")]
-        spoke = any(part.get("type") in _TEXTS for part in _parts(item))
-        silent = spoke and not same.begun  # an answer that says nothing is empty, as chat completions have it
-        if not (text or refusal or notes or tokens or silent):
+        spoke = [part for part in _parts(item) if part.get("type") in (*_TEXTS, "refusal")]
+        # An answer that says nothing is empty, as chat completions have it.
+        silent = any(part["type"] in _TEXTS for part in spoke) and not same.begun
+        extra = _beyond(item, "role", "content", "phase")
+        for part in spoke:
+            extra |= _beyond(part, "text", "refusal", "annotations", "logprobs")
+        if notes:
+            extra["annotations"] = notes
+        if not (text or refusal or tokens or silent or extra):
             return []
-        delta = Delta(
-            role="assistant",
-            content="" if silent else text or None,
-            refusal=refusal or None,
-            extra={"annotations": notes} if notes else {},
-        )
+        delta = Delta(role="assistant", content="" if silent else text or None, refusal=refusal or None, extra=extra)
         return [ChunkChoice(0, delta, logprobs=_logprobs(tokens))]
 
     def _adding(self, item: _Item, more: str, extra: dict[str, Any] | None = None) -> Delta:
@@ -825,6 +839,28 @@ def _name(told: _Item, item: Mapping[str, Any]) -> None:
         told.name = _word(item, "name") or told.name
 
 
+def _renamed(item: dict[str, Any], told: list[_Item], items: list[dict[str, Any]]) -> _Item | None:
+    """The item among those told that this one is under another name: some gateways make one up for every event."""
+    names = {_word(each, "id") for each in items}
+    kind, said = _kind(item), _returning(item)
+    for each in told:
+        if each.kind != kind or each.whole is None or each.ids & names:
+            continue
+        if said == _returning(each.whole) and _said(item, kind) == _said(each.whole, kind):
+            return each
+    return None
+
+
+def _says_again(item: dict[str, Any], same: _Item, here: list[_Item]) -> bool:
+    """Whether an item that is like an earlier one comes anew: others came in between, and no name says it is that one.
+
+    An agent may say the same before and after a call. All its items are called alike, or none has a name.
+    """
+    if same.whole is None or same is here[-1] or same.kind not in ("message", "reasoning"):
+        return False
+    return sum(_word(item, "id") in each.ids for each in here) != 1
+
+
 def _rest(told: str, whole: str) -> str:
     """What the whole says beyond what was told; nothing if it contradicts that: told cannot be taken back."""
     return whole[len(told) :] if whole.startswith(told) else ""
@@ -852,6 +888,11 @@ def _usage(report: dict[str, Any]) -> Usage | None:
 
 def _logprobs(tokens: list[Any]) -> Logprobs | None:
     return _decode._take_logprobs({"logprobs": {"content": tokens}}) if tokens else None  # noqa: SLF001 - the codec below
+
+
+def _beyond(item: Mapping[str, Any], *known: str) -> dict[str, Any]:
+    """What an item or a part of one says that has no place of its own in a message; ids and states stay behind."""
+    return _telling({name: said for name, said in item.items() if name not in (*known, "type", "id", "status")})
 
 
 def _telling(found: Mapping[str, Any]) -> dict[str, Any]:
