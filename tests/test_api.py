@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +14,11 @@ from isochat import (
     BackendNotFound,
     BackendNotInstalled,
     ConfigurationError,
+    Connection,
     InvalidRequest,
     StreamInterrupted,
     UnsupportedOption,
+    _api,
     aquery_chat,
     backends,
     query_chat,
@@ -73,6 +77,38 @@ def test_a_session_is_kept(workspace: LocalEndpoint) -> None:
         query_chat("Hi")
 
     assert workspace.open_connections == 1
+
+
+@pytest.mark.parametrize("name", ["rest", "openai", "mlflow"])
+def test_sessions_are_not_kept_for_ever(name: str, local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that asks with every user's own token holds on to so many connections, and no more."""
+    if name != "rest":
+        pytest.importorskip(name)
+    monkeypatch.setattr(_api, "_MOST", 3)
+    with type(local)() as mine:
+        for _ in range(8):
+            connection = Connection(mine.host, lambda: mine.token)
+            assert query_chat("Hi", endpoint=LLAMA, backend=name, connection=connection).text == "Hi"
+        del connection
+        until = time.monotonic() + 10
+        while mine.open_connections > 3:
+            assert time.monotonic() < until
+            gc.collect()
+
+        assert len(_api._kept) == 3
+
+
+def test_closing_closes_what_is_kept_no_longer(workspace: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session of the environment stays while others come and go, and ends with all of them."""
+    monkeypatch.setattr(_api, "_MOST", 1)
+    query_chat("Hi")
+    query_chat("Hi", connection=Connection(workspace.host, lambda: workspace.token))
+    query_chat("Hi")
+    isochat.close()
+    until = time.monotonic() + 10
+    while workspace.open_connections:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_host_local_is_the_embedded_endpoint() -> None:

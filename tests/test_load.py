@@ -209,6 +209,16 @@ def test_threads_share_one_backend(backend: Backend) -> None:
     assert {text: text for text in answers} == answers
 
 
+@pytest.mark.parametrize("seconds", [1e10, sys.maxsize])
+def test_a_deadline_may_be_as_far_as_one_likes(backend: Backend, seconds: float) -> None:
+    """What no clock of a client's can count to is no limit."""
+    said: Any = {"endpoint": ENDPOINT, "backend": backend, "timeout": seconds}
+
+    assert query_chat("Hi", **said).text == "Hi"
+    if backend.streams():
+        assert query_chat("Hi", stream=True, **said).response.text == "Hi"
+
+
 def test_memory_is_flat(backend: Backend, local: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question leaves nothing behind, once what is kept for all of them is there: not one object each."""
     monkeypatch.setattr("isochat.local._sql.REMEMBERED", 3)  # it is not the endpoint that is looked at

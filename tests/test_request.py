@@ -433,6 +433,13 @@ def test_bad_messages(messages: Any, path: str) -> None:
     assert str(error).startswith(f"{path}: ")
 
 
+def test_a_call_named_by_a_number() -> None:
+    """What is there is not said to be missing."""
+    said = refused([{"role": "tool", "content": "9", "tool_call_id": 5}]).message
+
+    assert said == "messages[0].tool_call_id: expected text, got a value of type int"
+
+
 @pytest.mark.parametrize(
     "messages",
     [CYCLE, [LOOP], [{"role": "user", "content": [CYCLE]}], {"role": "user", "content": CYCLE}],

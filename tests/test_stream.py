@@ -142,6 +142,7 @@ def test_after_its_loop(backend: Backend, local: LocalEndpoint) -> None:
     asyncio.run(stream.aclose())
 
     assert ended.value.partial == stream.partial
+    assert ended.value.attempts[-1].sent
 
 
 def test_on_another_loop(backend: Backend, local: LocalEndpoint) -> None:

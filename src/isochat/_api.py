@@ -20,7 +20,7 @@ from isochat.backends import Backend
 from isochat.errors import BackendNotInstalled, ChatError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
     from typing import Unpack
 
     from isochat._events import ChatEvent
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _kept: dict[tuple[str, Hashable], Backend] = {}
 _homes: WeakKeyDictionary[_config.Settings, Backend] = WeakKeyDictionary()  # the way from remembered settings to those
 _kept_lock = threading.Lock()
+_MOST: Final = 256  # sessions that are kept, each with its open connections: a server may have a token for every user
 _FRESH: Final = 1.0  # seconds for which asyncio's callers do not look at the configuration files again
 
 
@@ -275,11 +276,13 @@ def _session(found: _config.Settings, connection: Connection | None) -> Backend:
     to = connect(found) if connection is None else connection
     key = found.backend, to.key()
     with _kept_lock:
-        if key not in _kept:
-            _kept[key] = kind(to)
+        session = _kept.pop(key, None)
+        _kept[key] = session = kind(to) if session is None else session  # the one asked last is last
+        if len(_kept) > _MOST:
+            del _kept[next(iter(_kept))]  # closed when nobody asks through it any more
         if connection is None and found.get("host") != _config.LOCAL:  # a forked child has a local endpoint of its own
-            _homes[found] = _kept[key]
-        return _kept[key]
+            _homes[found] = session
+        return session
 
 
 def _question(  # noqa: PLR0917 - what the two above share
@@ -352,22 +355,23 @@ class _asking:  # noqa: N801 - read as a word: `with _asking(…):`
 
 def close() -> None:
     """Close the connections of every backend that `query_chat()` keeps. They may be used again afterwards."""
-    with _kept_lock:
-        sessions = tuple(_kept.values())
-        _kept.clear()
-        _homes.clear()
-    for session in sessions:
+    for session in _given_up():
         session.close()
 
 
 async def aclose() -> None:
     """`close()` for asyncio: the running loop's connections as well."""
+    for session in _given_up():
+        await session.aclose()
+
+
+def _given_up() -> Iterable[Backend]:
+    """Every session that was kept, and is no longer."""
     with _kept_lock:
-        sessions = tuple(_kept.values())
+        sessions = {id(session): session for session in (*_kept.values(), *_homes.values())}
         _kept.clear()
         _homes.clear()
-    for session in sessions:
-        await session.aclose()
+    return sessions.values()
 
 
 def render(

@@ -194,7 +194,7 @@ def _from_mapping(said: Mapping[Any, Any], path: str) -> Message:
         for place, part in enumerate(content):
             _check_part(part, f"{path}.content[{place}]")
     _check_calls(plain.get("tool_calls"), f"{path}.tool_calls")
-    if role == "tool" and not isinstance(plain.get("tool_call_id"), str):
+    if role == "tool" and plain.get("tool_call_id") is None:
         raise InvalidRequest("missing: a tool's result names the call that it answers", path=f"{path}.tool_call_id")
     for name in ("tool_call_id", "name", _history.ORIGIN):
         if plain.get(name) is not None and not isinstance(plain[name], str):

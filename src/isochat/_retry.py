@@ -45,10 +45,26 @@ class Retry:
     budget: RetryBudget | None = None
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts counts the first one too, so it is at least 1, not {self.attempts}")
-        if not (self.first_wait >= 0 and self.longest_wait >= 0):
-            raise ValueError("first_wait and longest_wait are seconds, 0 or more")
+        first_too = "attempts counts the first one too, so it is a whole number of at least 1"
+        _want(first_too, self.attempts, fine=_whole(self.attempts) and self.attempts >= 1)
+        for name in ("first_wait", "longest_wait"):
+            seconds = getattr(self, name)
+            _want(f"{name} is in seconds, 0 or more", seconds, fine=_number(seconds) and seconds >= 0)
+        _want("resend is True or False", self.resend, fine=isinstance(self.resend, bool))
+        _want("budget is a RetryBudget", self.budget, fine=isinstance(self.budget, RetryBudget | None))
+
+
+def _want(what: str, got: object, *, fine: bool) -> None:
+    if not fine:
+        raise ValueError(f"{what}, not {got!r}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class RetryBudget:
@@ -60,8 +76,8 @@ class RetryBudget:
     """
 
     def __init__(self, *, burst: int = 50, rate: float = 10.0) -> None:
-        if burst < 1 or not rate > 0:
-            raise ValueError("burst is a number of attempts, at least 1, and rate a number of them a second, above 0")
+        _want("burst is a number of attempts, at least 1", burst, fine=_whole(burst) and burst >= 1)
+        _want("rate is a number of attempts a second, above 0", rate, fine=_number(rate) and rate > 0)
         self.burst: int = burst
         self.rate: float = rate
         self._left = float(burst)

@@ -116,7 +116,8 @@ class _Reading:
         )
         interrupted.backend, interrupted.endpoint = self.backend.name, self.request.endpoint
         failed = type(error or interrupted).__name__
-        interrupted.attempts = (*self.tries.attempts, Attempt(failed, getattr(error, "status", None), 0.0))
+        attempt = Attempt(failed, getattr(error, "status", None), 0.0, sent=True)
+        interrupted.attempts = (*self.tries.attempts, attempt)
         return interrupted
 
     def response(self) -> ChatResponse:

@@ -237,6 +237,12 @@ def test_a_client_of_yours_is_used(local: LocalEndpoint, client: Any) -> None:
         MLflowBackend(Connection(local.host, local.token), client=client)
 
 
+def test_another_kind_of_client_is_refused() -> None:
+    """What cannot predict is no deployments client."""
+    with pytest.raises(ConfigurationError, match="client must be a deployments client of MLflow, not int"):
+        MLflowBackend(client=5)
+
+
 def test_a_wrapper_of_yours_is_used(backend: MLflowBackend, local: LocalEndpoint, client: Any) -> None:
     """Anything with the two methods will do: a cache, for one, whose answers come without bytes."""
 
@@ -277,6 +283,7 @@ def test_a_client_for_something_else_is_refused(local: LocalEndpoint) -> None:
 
     class Other:
         target_uri = "http://gateway"
+        predict = print
 
     with pytest.raises(ConfigurationError, match="not for Databricks"):
         query_chat("Hi", endpoint=LLAMA, backend=MLflowBackend(client=Other()))
@@ -308,6 +315,7 @@ def test_a_slow_look_up_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
 
 class _Plain:
     target_uri = "databricks"
+    predict = print
 
 
 # ── the login ────────────────────────────────────────────────────────────────────────────────────────────────────

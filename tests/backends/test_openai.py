@@ -22,6 +22,7 @@ pytest.importorskip("aiohttp", reason="the local endpoint needs aiohttp: pip ins
 from isochat import ConfigurationError, Connection, RequestRefused, Retry, StreamInterrupted, aquery_chat, query_chat
 from isochat._request import OPTIONS
 from isochat.backends.openai import KEYWORDS, OpenAIBackend
+from isochat.backends.openai_responses import OpenAIResponsesBackend
 from isochat.local import Fault
 
 if TYPE_CHECKING:
@@ -135,6 +136,28 @@ def test_an_asyncio_client_of_yours_is_used(local: LocalEndpoint) -> None:
             return (await aquery_chat("Hi", endpoint=GPT, backend=backend)).text
 
     assert asyncio.run(ask()) == "Hi"
+
+
+@pytest.mark.parametrize("kind", [OpenAIBackend, OpenAIResponsesBackend])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("client", openai.AsyncOpenAI), ("async_client", openai.OpenAI), ("client", object), ("async_client", object)],
+)
+def test_another_kind_of_client_is_refused(kind: Any, name: str, wrong: Any) -> None:
+    """A blocking client would hold up the loop, and one for asyncio has no answer to give."""
+    said = {} if wrong is object else {"base_url": "http://127.0.0.1:1", "api_key": "t"}
+    with pytest.raises(ConfigurationError, match=f"^{name} must be an .*OpenAI client .* not {wrong.__name__}"):
+        kind(**{name: wrong(**said)})
+
+
+def test_a_client_of_yours_that_is_closed_says_so(local: LocalEndpoint) -> None:
+    """What fails above HTTP is not the service's, so it comes as it is."""
+    mine = openai.OpenAI(base_url=f"{local.host}/serving-endpoints", api_key=local.token)
+    mine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        query_chat("Hi", endpoint=GPT, backend=OpenAIBackend(client=mine))
+
+    assert [] == local.questions
 
 
 def test_the_deadline_holds_for_a_client_of_yours(local: LocalEndpoint, client: Any) -> None:

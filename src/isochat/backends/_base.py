@@ -21,7 +21,7 @@ from isochat._request import OPTIONS
 from isochat._retry import RetryBudget
 from isochat.backends._http import http_error, transport_error, without_login
 from isochat.backends._worker import Worker
-from isochat.errors import ChatError, DeadlineExceeded, UnsupportedOption
+from isochat.errors import ChatError, ConfigurationError, DeadlineExceeded, UnsupportedOption
 from isochat.transports.deadline import Hold, within
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Backend(ABC):
 
     def __init__(self, connection: Connection | None = None) -> None:
         """A session on a connection; without one, on whatever the environment and the files say."""
+        if connection is not None and not isinstance(connection, Connection):
+            raise ConfigurationError(f"connection must be a Connection, not {type(connection).__name__}")
         self.connection = Connection() if connection is None else connection
 
     @abstractmethod

@@ -58,6 +58,8 @@ class OpenAIClient(Backend):
 
     def __init__(self, connection: Connection | None = None, *, client: Any = None, async_client: Any = None) -> None:
         self._given = client is not None or async_client is not None
+        _check("client", client, "OpenAI", not_="AsyncOpenAI")
+        _check("async_client", async_client, "AsyncOpenAI", not_="OpenAI")
         if not self._given:
             super().__init__(connection)
         elif connection is None:
@@ -128,6 +130,8 @@ class OpenAIClient(Backend):
     def classify(self, error: Exception) -> ChatError | None:
         """As any HTTP client's, where a line has not told it already."""
         ours = super().classify(error)
+        if ours is None and type(error).__name__ == "APIConnectionError" and isinstance(error.__cause__, Exception):
+            raise error.__cause__  # none of HTTP's: a hook of yours failed, or the client that you handed in is closed
         return self._explained(ours) if isinstance(ours, ServiceError) else ours
 
     def warm(self) -> None:
@@ -248,6 +252,13 @@ def not_for_this_host() -> dict[str, Any]:
 
 
 # ── clients that were handed in ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _check(name: str, client: Any, kind: str, *, not_: str) -> None:
+    """Refuse what is no such client. One that somebody has wrapped is one, as far as can be seen."""
+    kinds = {cls.__name__ for cls in type(client).__mro__}
+    if client is not None and kind not in kinds and (not_ in kinds or not hasattr(client, "with_options")):
+        raise ConfigurationError(f"{name} must be an {kind} client or one of its family, not {type(client).__name__}")
 
 
 @dataclass(frozen=True, slots=True)

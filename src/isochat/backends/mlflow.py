@@ -101,6 +101,8 @@ class MLflowBackend(OnRequests):
 
     def __init__(self, connection: Connection | None = None, *, client: Any = None) -> None:
         self._given = client is not None
+        if self._given and not callable(getattr(client, "predict", None)):
+            raise ConfigurationError(f"client must be a deployments client of MLflow, not {type(client).__name__}")
         if not self._given:
             super().__init__(connection)
         elif connection is None:

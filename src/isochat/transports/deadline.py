@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import threading
 import time
 import weakref
 from contextlib import suppress
@@ -124,11 +125,8 @@ def until() -> float:
 
 def sooner(timeout: float | None) -> float | None:
     """What is left of the question, or the timeout given if that is sooner; None where there is neither."""
-    over = until()
-    if over == math.inf:
-        return timeout
-    left = max(over - time.monotonic(), _NEXT_TO_NOTHING)
-    return left if timeout is None or left < timeout else timeout
+    left = max(until() - time.monotonic(), _NEXT_TO_NOTHING)
+    return left if left < (threading.TIMEOUT_MAX if timeout is None else timeout) else timeout
 
 
 class _Network:
