@@ -116,6 +116,21 @@ SHAPES: dict[str, tuple[Any, str, str | None]] = {
         "No.",
         "X",
     ),
+    "3: a provider's words": (
+        {"error_code": "X", "message": within({"external_model_provider": "a", "external_model_error": "No."})},
+        "No.",
+        "X",
+    ),
+    "3: a provider's list": (
+        {
+            "error_code": "X",
+            "message": within(
+                {"external_model_provider": "a", "external_model_error": [{"error": {"message": "No."}}]}
+            ),
+        },
+        "No.",
+        "X",
+    ),
     "5: OpenAI's": (
         {"error": {"message": "No.", "type": "invalid_request_error", "code": "c", "param": None}},
         "No.",
@@ -159,6 +174,9 @@ SHAPES: dict[str, tuple[Any, str, str | None]] = {
     "FastAPI's error": ({"detail": {"error": {"message": "No.", "code": "c"}}}, "No.", "c"),
     "FastAPI's code": ({"detail": {"code": "c", "message": "No."}}, "No.", "c"),
     "Mistral's": ({"object": "error", "message": "No.", "type": "a_kind", "code": None}, "No.", "a_kind"),
+    "OpenAI's, flat": ({"message": "No.", "type": "a_kind", "param": None, "code": None}, "No.", "a_kind"),
+    "an event's": ({"type": "error", "message": "No.", "param": None, "code": None}, "No.", None),
+    "a stream of events": (b'id:1\nevent:error\ndata:{"code":"c","message":"No."}\n\n', "No.", "c"),
     "Mistral's with a code": ({"object": "error", "message": "No.", "type": "a_kind", "code": 3}, "No.", "3"),
     "Mistral's places": (
         {"object": "error", "message": {"detail": [{"msg": "No."}]}, "type": "a_kind", "code": None},

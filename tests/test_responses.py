@@ -325,6 +325,7 @@ def test_usage() -> None:
         ({}, [call()], "tool_calls"),
         ({}, [call(), {"type": "function_call_output", "call_id": "call_1", "output": "1"}, message("Hi.")], "stop"),
         ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, [message("H")], "length"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_tokens"}}, [message("H")], "length"),  # xAI's
         ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}, [], "content_filter"),
         ({"status": "incomplete", "incomplete_details": {"reason": "else"}}, [], "else"),
         ({"status": "incomplete"}, [], "incomplete"),

@@ -880,6 +880,15 @@ def test_whole_to_a_question_for_a_stream(content_type: str) -> None:
     assert ["Hi"] == [event.text for event in found if isinstance(event, ChatChunk)]
 
 
+@pytest.mark.parametrize(
+    "opening", [b": PROCESSING\n\n", b"id: 1\n", b"retry: 5\n", b"event: x\n", b"\n", codecs.BOM_UTF8]
+)
+@pytest.mark.parametrize("content_type", TYPES)
+def test_stream_that_begins_with_something_else(opening: bytes, content_type: str) -> None:
+    """A stream is known by its look however it begins, whatever type it is said to be."""
+    assert "Hi" == read(opening + STREAM, content_type=content_type).text
+
+
 def test_what_is_no_stream_is_kept_whole() -> None:
     """Each of its bytes stands in the reply, those too that came before it was known to be none."""
     incoming = _wire.Incoming(200, {"content-type": "text/event-stream"})

@@ -208,7 +208,7 @@ def decode_part(value: Any, *, sent: bool = True) -> Part:
     match kind:
         case "text" | "output_text" if isinstance(rest.get("text"), str):
             return Text(rest.pop("text"), _left(rest) if sent else rest)
-        case "reasoning" | "thinking" | "redacted_thinking":
+        case "reasoning" | "reasoning_text" | "thinking" | "redacted_thinking":
             return _reasoning(value)
         case "refusal" if isinstance(rest.get("refusal"), str):
             return Refusal(rest.pop("refusal"), rest)

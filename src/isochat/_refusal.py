@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from isochat import _sse
 from isochat._history import PLACEHOLDER
 from isochat.errors import (
     AuthenticationFailed,
@@ -83,7 +84,10 @@ _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _WITHIN = re.compile(r"\s*(?:[A-Z][A-Z0-9_]*:\s*)*(?=\{)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
 # `Message` is AWS's, `title` RFC 9457's, `error_description` OAuth's, beside the code that is its `error`.
-_MESSAGES = ("message", "detail", "error_description", "error", "error_message", "Message", "msg", "title")
+_MESSAGES = (
+    *("external_model_error", "message", "detail", "error_description"),
+    *("error", "error_message", "Message", "msg", "title"),
+)
 _LONGEST = 2000  # characters of a message
 _HEAD = 20_000  # how far into a text or a web page anything is looked for
 
@@ -165,6 +169,8 @@ def _read(body: Any) -> Any:
         return body
     if isinstance(body, bytes):
         body = body.removeprefix(BOM_UTF8)
+        if body[:64].lstrip().startswith(_sse.OPENINGS):  # DashScope's, to a question that asked for a stream
+            body = next((event.data for event in _sse.events_in(body)), body)
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -206,6 +212,8 @@ def _fields(body: dict[str, Any], depth: int = 5, *, within: bool = False) -> _C
     if not said and isinstance(several, list) and several:  # Cloudflare's, watsonx's: a list
         said = several[0] if isinstance(several[0], dict) else several
     said = said or next((body[key] for key in _MESSAGES if body.get(key)), None)
+    if isinstance(said, list) and len(said) == 1 and isinstance(said[0], dict) and "msg" not in said[0]:
+        said = said[0]  # Google's: a list of one error
     below = _fields(said, depth - 1, within=True) if isinstance(said, dict) and depth else _Complaint()
     return _Complaint(
         message=below.message or _words(said) or _words(body.get("message")),
@@ -235,7 +243,7 @@ def _fault(item: object) -> str:
 def _code_in(body: dict[str, Any], *, within: bool) -> str | None:
     """The code under whichever of its names; OpenAI's `type`, and Mistral's, where there is none more exact."""
     names = ["error_code", "code"]
-    if within or body.get("object") == "error":
+    if (within or "code" in body or body.get("object") == "error") and body.get("type") != "error":
         names.append("type")
     if "detail" in body or "title" in body:  # SCIM: {"detail": "...", "status": "404"}; and RFC 9457
         names.append("status")

@@ -871,7 +871,7 @@ def _finish_reason(response: Mapping[str, Any], items: list[dict[str, Any]]) -> 
     if status == "incomplete":
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
-        return "length" if reason == "max_output_tokens" else str(reason or status)
+        return "length" if reason in ("max_output_tokens", "max_tokens") else str(reason or status)
     if status in ("in_progress", "queued"):
         return None
     return "cancelled" if status == "cancelled" else _finish(items)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+#: How a stream of events may begin, and JSON, a text or a page cannot.
+OPENINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BOM = b"\xef\xbb\xbf"
 #: How a line begins that the standard ignores and that is meant. llama.cpp's server wrote `error: {…}` until September
 #: 2025 (ggml-org/llama.cpp#16109), and what fails in front of a model writes `{"error": …}` as it would have answered.

@@ -89,8 +89,8 @@ class Reply:
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of events, by its look or, where that says nothing, by its type."""
-        start = self.body[:64].lstrip()
-        if start.startswith((b"data:", b"event:")):
+        start = self.body[:64].removeprefix(BOM_UTF8).lstrip()
+        if start.startswith(_sse.OPENINGS):
             return True
         return _says_stream(self.headers) and not start.startswith(_NO_EVENT)
 
