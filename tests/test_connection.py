@@ -337,6 +337,23 @@ def test_pat_without_a_token() -> None:
         Connection(HOST, auth_type="pat")
 
 
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ({"auth_type": "pta"}, "auth_type is 'pta': did you mean 'pat'?"),
+        ({"client_id": "id"}, "oauth-m2m needs client_secret too. A token was looked for at"),
+        ({"auth_type": "basic"}, "basic needs password and username too. A token was looked for at"),
+    ],
+)
+def test_half_a_login(door: Door, said: dict[str, str], advice: str) -> None:
+    """A login that lacks a part, or is misspelt, names it."""
+    pytest.importorskip("databricks.sdk")
+    with pytest.raises(ConfigurationError) as caught:
+        Connection(door.host, **said).headers(timeout=10)
+
+    assert advice in str(caught.value)
+
+
 def test_two_logins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two logins in the environment are refused until auth_type says which."""
     monkeypatch.setenv("DATABRICKS_HOST", HOST)

@@ -13,6 +13,7 @@ Connection("local")                                              # the local end
 from __future__ import annotations
 
 import contextvars
+import difflib
 import os
 import re
 import threading
@@ -440,7 +441,7 @@ class _Sdk:
             # The SDK counts them all, those left out included, and refuses.
             raise ConfigurationError(
                 f"There are parts of several logins, and none is complete for {host}",
-                hint=f"Say which with auth_type (ISOCHAT_AUTH_TYPE), or give it whole. {searched}",
+                hint=f"Say which with auth_type (ISOCHAT_AUTH_TYPE), or give it whole. {self._advice()}",
             )
         if given is None and not _installed():
             raise ConfigurationError(
@@ -535,6 +536,17 @@ class _Sdk:
             if parts <= self._names.keys():
                 return way
         return None
+
+    def _advice(self) -> str:
+        """What may be wrong with the settings, and where a token was looked for."""
+        pinned = self._names.get("auth_type")
+        near = difflib.get_close_matches(str(pinned), _EVERYBODYS, n=1) if pinned not in _EVERYBODYS else []
+        said = [f"auth_type is {pinned!r}: did you mean {near[0]!r}?"] if near else []
+        for way, parts in _WAYS:
+            missing = parts - self._names.keys()
+            if missing and (way == pinned or missing != parts):
+                said.append(f"{way} needs {' and '.join(sorted(missing))} too.")
+        return " ".join((*said, self._searched)).strip()
 
     def _in_asking_thread(self) -> bool:
         if self._given is not None:
@@ -635,7 +647,7 @@ class _Sdk:
                 unheard = transient is ConnectionFailed and self._place().startswith("https:")
                 return transient(said, hint=trust if unheard else None)
         if configuring:
-            return ConfigurationError(said, hint=self._searched or None)
+            return ConfigurationError(said, hint=self._advice() or None)
         if isinstance(root, (NotImplementedError, KeyError)):
             # databricks-sdk 0.156, `retrieve_token`: a token reply that it cannot read.
             return MalformedReply(said)
