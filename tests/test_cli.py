@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CANARY = "dapi-canary-0123456789abcdef"
 CLAUDE = "databricks-claude-sonnet-4-5"
 GPT_OSS = "databricks-gpt-oss-120b"
+LLAMA = "databricks-meta-llama-3-3-70b-instruct"
 NOWHERE = "http://127.0.0.1:9"
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals as POSIX has them")
 
@@ -350,6 +351,22 @@ def test_reasoning_is_shown_when_asked_for(configured: LocalEndpoint, typed: Typ
 def test_several_answers(configured: LocalEndpoint, typed: Typed) -> None:
     """Every answer asked for is printed, each under its number."""
     assert (0, "--- 1 of 2 ---\nhi\n--- 2 of 2 ---\nhi\n", "") == typed("ask", "hi", "--n", "2")
+
+
+@pytest.mark.parametrize("words", [("--n", "2"), ("-o", "n=2")])
+def test_several_answers_are_streamed_whole(configured: LocalEndpoint, typed: Typed, words: tuple[str, ...]) -> None:
+    """Answers that come at once are printed one after the other, however many were asked for and how."""
+    done = typed("ask", "hi", "-e", LLAMA, "--stream", *words)
+
+    assert (0, "--- 1 of 2 ---\nhi\n--- 2 of 2 ---\nhi\n", "") == done
+    assert configured.questions[-1].json["stream"] is True
+
+
+def test_an_answer_beside_the_streamed_one_is_not_lost(configured: LocalEndpoint, typed: Typed) -> None:
+    """Where several answers come that nobody could foresee, the first is shown as it comes and the others after it."""
+    done = typed("ask", "hi", "-e", LLAMA, "--stream", "--extra-body", '{"n": 2}')
+
+    assert (0, "hi\n--- 2 of 2 ---\nhi\n", "") == done
 
 
 def test_tool_calls_are_printed(configured: LocalEndpoint, typed: Typed) -> None:

@@ -522,7 +522,8 @@ def ask(
     )
     _say_local(workspace)
 
-    whole = as_json or (n or 1) > 1  # several answers that come at once are read one after the other
+    # Several answers that come at once are read one after the other.
+    whole = as_json or asked.options.get("n") not in (None, 1)
     streamed = stream
     if streamed is None:
         streamed = sys.stdout.isatty() and not whole and backends.find(workspace.found.backend).streams()
@@ -580,9 +581,8 @@ def _printed_as_it_comes(coming: ChatStream, *, reasoning: bool) -> ChatResponse
             _write("\n", sys.stderr)
         if not last.endswith("\n"):
             _write("\n")
-    answer = coming.response
-    _print_calls(answer)
-    return answer
+    _print_answer(coming.response, streamed=True)
+    return coming.response
 
 
 def _print_reasoning(answer: ChatResponse) -> None:
@@ -590,21 +590,18 @@ def _print_reasoning(answer: ChatResponse) -> None:
         _write(answer.reasoning.rstrip("\n") + "\n\n", sys.stderr, dim=True)
 
 
-def _print_answer(answer: ChatResponse) -> None:
+def _print_answer(answer: ChatResponse, *, streamed: bool = False) -> None:
+    """Every answer, under its number where there are several; if `streamed`, without the text that was shown then."""
     several = len(answer.choices) > 1
     for place, choice in enumerate(answer.choices, 1):
-        if several:
+        shown = streamed and choice.index == 0
+        if several and not shown:
             _write(f"--- {place} of {len(answer.choices)} ---\n")
-        text = choice.message.text
+        text = "" if shown else choice.message.text
         if text:
             _write(text if text.endswith("\n") else f"{text}\n")
         for call in choice.message.tool_calls:
             _write(f"{call.name}({call.arguments})\n")
-
-
-def _print_calls(answer: ChatResponse) -> None:
-    for call in answer.tool_calls:
-        _write(f"{call.name}({call.arguments})\n")
 
 
 def _remark(answer: ChatResponse) -> None:
