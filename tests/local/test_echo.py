@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from isochat.local._question import Question
+
 CLAUDE, OSS, GPT = "databricks-claude-sonnet-4-5", "databricks-gpt-oss-120b", "databricks-gpt-5-1"
 GEMINI, LLAMA = "databricks-gemini-3-pro", "databricks-meta-llama-3-3-70b-instruct"
 HOSTED = [CLAUDE, OSS, GPT, GEMINI, LLAMA, "databricks-qwen35-122b-a10b", "databricks-claude-opus-4-8", "external-gpt"]
@@ -212,3 +214,19 @@ def test_custom_agents_take_their_own_fields(asking: Any) -> None:
         asking.post("/serving-endpoints/agent-chat/invocations", {"input": [{"role": "user", "content": "Hi"}]})
     )
     assert asked["messages"][-1]["content"] == "Hi"
+
+
+def test_a_long_question_is_counted_once(asking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream costs grows with its length, not with its square: no chunk reads the question anew."""
+    counted = []
+
+    def counting(self: Question) -> int:
+        counted.append(self)
+        return 7
+
+    monkeypatch.setattr(Question, "prompt_tokens", property(counting))
+    chunks = asking.stream(CLAUDE, "x " * 500)
+
+    assert 7 == chunks[-1]["usage"]["prompt_tokens"]
+    assert len(chunks) > 500
+    assert len(counted) <= 2  # once for the chunks, once for the usage at the end

@@ -40,6 +40,8 @@ class Chunks:
     def __init__(self, dress: Dress) -> None:
         self.dress, self.family = dress, dress.family
         self.states: dict[int, _State] = {}
+        #: Counted once: a chunk that tells it must not cost the more the longer the question is.
+        self.prompt = dress.question.prompt_tokens
         self.spent = 0
         #: The chunks that end the choices wait for the usage, which on some families rides on them.
         self.ends: list[Json] = []
@@ -153,7 +155,7 @@ class Chunks:
         return chunk
 
     def _usage_so_far(self) -> Json:
-        counted = self.dress.usage(Usage(self.dress.question.prompt_tokens, self.spent))
+        counted = self.dress.usage(Usage(self.prompt, self.spent))
         if self.family.has("null-usage-midstream"):
             return {"usage": counted | {"completion_tokens": None, "total_tokens": None}}
         return {"usage": counted if self.family.has("cumulative-usage") else None}
