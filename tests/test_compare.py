@@ -578,6 +578,47 @@ def test_the_same_error_everywhere_is_the_same(asked: Callable[..., Comparison])
     assert comparison.headline() == "1 question through 2 backends: the same error"
 
 
+@pytest.mark.parametrize("may_vary", [False, True])
+def test_nobody_answered_proves_nothing(
+    asked: Callable[..., Comparison], local: LocalEndpoint, *, may_vary: bool
+) -> None:
+    """Where everybody gets an error, a test that holds the answers to be the same fails and shows it."""
+    local.order(Fault(status=503, times=2))
+    comparison = asked(backends=["rest", Other])
+
+    assert comparison.faults() == ()
+    assert not comparison.same
+    with pytest.raises(AssertionError, match=r"nobody got an answer:\n  other: .*\n  rest: .*scaling from zero"):
+        comparison.assert_equal(may_vary=may_vary)
+
+
+def test_the_headline_counts_those_that_answered(asked: Callable[..., Comparison], local: LocalEndpoint) -> None:
+    """A backend whose API does not have the model, and one that failed where that may be, gave no same answer."""
+    pytest.importorskip("openai")
+    refused = asked(backends=["rest", Other, "openai-responses"], endpoint=LLAMA)
+    local.order(Fault(status=503))
+    failed = asked(backends=["rest", Other])
+
+    assert refused.verdict("openai-responses") == "refused"
+    assert refused.headline() == "1 question through 2 backends: the same answer"
+    assert failed.headline() == "1 question through 2 backends: 1 thing differs that must not"
+    assert failed.headline(may_vary=True) == "1 question through 1 backend: the answer that came over the wire"
+
+
+def test_who_was_not_asked_has_no_verdict(asked: Callable[..., Comparison]) -> None:
+    """A backend, a question or a time that is not there is named, and is neither the same nor nothing."""
+    comparison = asked(backends=["rest"])
+
+    with pytest.raises(InvalidRequest, match=r"backend: 'nope' was not asked; asked were rest"):
+        comparison.summary("nope", "total")
+    with pytest.raises(InvalidRequest, match=r"backend: 'nope'"):
+        comparison.verdict("nope")
+    with pytest.raises(InvalidRequest, match=r"question: there is no 1"):
+        comparison.verdict("rest", 1)
+    with pytest.raises(InvalidRequest, match=r"time: there is no 'foo'; there are total, first_token, wire, overhead"):
+        comparison.summary("rest", "foo")
+
+
 @pytest.mark.parametrize(
     ("said", "path"),
     [

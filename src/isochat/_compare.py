@@ -46,6 +46,7 @@ VERDICTS: Final[Mapping[str, str]] = {
     "refused": "the backend, or the API that it asks, cannot carry this question",
     "failed": "an error, and nobody's client made it",
 }
+_TIMES: Final = ("total", "first_token", "wire", "overhead")
 _OPTIONS_OF_OURS: Final = frozenset({"name", "messages", "endpoint", "stream", "extra_body"})
 
 
@@ -236,19 +237,26 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Whether every backend that could carry the question gave the same answer, and there was one."""
-        return not self.faults() and any(not asking.refused for asking in self.askings)
+        return not self.faults() and self._answered
+
+    @property
+    def _answered(self) -> bool:
+        return any(asking.response is not None for asking in self.askings)
 
     def assert_equal(self, *, may_vary: bool = False) -> None:
         """Raise an `AssertionError` that shows each difference, if there is any that must not be.
 
         `may_vary` is for a model that does not say the same twice: then only what a client lost, changed or added
-        counts. Raises too if nobody was asked, for that proves nothing.
+        counts. Raises too if nobody was asked, or nobody got an answer, for that proves nothing: the same error may be
+        a token that has expired, or a misspelt endpoint.
         """
         __tracebackhide__ = True
         if all(asking.refused for asking in self.askings):
-            raise AssertionError(f"nobody could be asked:\n{self._refusals()}")
+            raise AssertionError(f"nobody could be asked:\n{self._errors()}")
         if faults := self.faults(may_vary=may_vary):
             raise AssertionError("\n".join([f"{len(faults)} that must not differ:", *map(self._told, faults)]))
+        if not self._answered:
+            raise AssertionError(f"nobody got an answer:\n{self._errors()}")
 
     def _told(self, each: Difference) -> str:
         name = self.questions[each.question].name
@@ -257,7 +265,7 @@ class Comparison:
             lines += [f"    - {_line(each.expected)}", f"    + {_line(each.found)}"]
         return "\n".join(lines)
 
-    def _refusals(self) -> str:
+    def _errors(self) -> str:
         return "\n".join(sorted({f"  {asking.backend}: {asking.error}" for asking in self.askings if asking.error}))
 
     def verdict(self, backend: str, question: int = 0) -> Verdict:
@@ -274,7 +282,11 @@ class Comparison:
         return "failed" if any(asking.error is not None for asking in mine) else "same"
 
     def of(self, backend: str, question: int | None = None) -> tuple[Asking, ...]:
-        """What came of asking one backend, in the order of the rounds."""
+        """What came of asking one backend, in the order of the rounds. Raises `InvalidRequest` if it was not asked."""
+        if backend not in self.backends:
+            raise InvalidRequest(f"{backend!r} was not asked; asked were {', '.join(self.backends)}", path="backend")
+        if question is not None and question not in range(len(self.questions)):
+            raise InvalidRequest(f"there is no {question!r}; the first of {len(self.questions)} is 0", path="question")
         return tuple(
             asking
             for asking in self.askings
@@ -286,6 +298,8 @@ class Comparison:
 
         A session's first question makes its connections; it is left out where there are others.
         """
+        if time not in _TIMES:
+            raise InvalidRequest(f"there is no {time!r}; there are {', '.join(_TIMES)}", path="time")
         answered = [asking for asking in self.of(backend, question) if asking.response is not None]
         warm = [asking for asking in answered if not asking.cold] or answered
         values = sorted(value for asking in warm if (value := getattr(asking, time)) is not None)
@@ -300,11 +314,7 @@ class Comparison:
                 {
                     "name": name,
                     "verdicts": [self.verdict(name, place) for place in range(len(self.questions))],
-                    "ms": {
-                        time: summary.to_dict()
-                        for time in ("total", "first_token", "wire", "overhead")
-                        if (summary := self.summary(name, time))
-                    },
+                    "ms": {time: summary.to_dict() for time in _TIMES if (summary := self.summary(name, time))},
                 }
                 for name in self.backends
             ],
@@ -368,18 +378,18 @@ class Comparison:
         return "\n".join([f"{type(self).__name__}: {self.headline()}", *lines])
 
     def headline(self, *, may_vary: bool = False) -> str:
-        """What came of it, in a line."""
+        """What came of it, in a line. What is the same is so among those that answered, and only they are counted."""
         asked = [name for name in self.backends if any(not asking.refused for asking in self.of(name))]
+        answered = [name for name in self.backends if any(asking.response is not None for asking in self.of(name))]
         many = f"{len(self.questions)} question{'s' * (len(self.questions) != 1)}"
         if not asked:
             return f"{many}, and nobody could be asked"
-        who = f"{many} through {len(asked)} backend{'s' * (len(asked) != 1)}"
         if faults := self.faults(may_vary=may_vary):
             one = len(faults) == 1
-            return f"{who}: {len(faults)} thing{'s' * (not one)} differ{'s' * one} that must not"
-        answered = any(asking.response is not None for asking in self.askings)
-        said = "answer" if answered else "error"
-        return f"{who}: the same {said}" if len(asked) > 1 else f"{who}: the {said} that came over the wire"
+            return f"{_through(many, asked)}: {len(faults)} thing{'s' * (not one)} differ{'s' * one} that must not"
+        said, heard = ("answer", answered) if answered else ("error", asked)
+        verdict = f"the same {said}" if len(heard) > 1 else f"the {said} that came over the wire"
+        return f"{_through(many, heard)}: {verdict}"
 
     def __rich__(self) -> Any:
         from rich import box
@@ -406,6 +416,10 @@ class Comparison:
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         caption = f"<caption>{html.escape(self.headline())}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _through(many: str, names: Sequence[str]) -> str:
+    return f"{many} through {len(names)} backend{'s' * (len(names) != 1)}"
 
 
 def _line(value: Any) -> str:
