@@ -1088,6 +1088,8 @@ def test_compare_asks_a_file_of_questions(configured: LocalEndpoint, typed: Type
         (("--questions", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
         (("--questions", "bad.jsonl"), "line 2 is neither a text nor has `messages`"),
         (("--questions", "empty.jsonl"), "there is no question in it"),
+        (("--questions", "wrong.jsonl", "-b", "rest"), "questions[1].temprature: no such option (line 3)"),
+        (("--questions", "number.jsonl", "-b", "rest", "-s", "Be brief."), "questions[0].messages[1]: "),
         (("--questions", "bad.jsonl", "Hello"), "there is a question already"),
         (("-b", "reest", "Hello"), "no backend is called 'reest'"),
         (("-b", ",", "Hello"), "backends: there is none"),
@@ -1102,6 +1104,8 @@ def test_compare_refuses_what_was_said_wrongly(
     if "--html" in words:
         pytest.importorskip("pygal", reason="the report needs pygal: pip install 'isochat[report]'")
     (folder / "bad.jsonl").write_text('"one"\n{"question": "two"}\n', encoding="utf-8")
+    (folder / "wrong.jsonl").write_text('"one"\n\n{"messages": "two", "temprature": 1}\n', encoding="utf-8")
+    (folder / "number.jsonl").write_text('{"messages": 5}\n', encoding="utf-8")
     (folder / "empty.jsonl").write_text("\n\n", encoding="utf-8")
     done = typed("compare", *words)
 

@@ -644,6 +644,54 @@ def test_what_is_said_wrongly_is_refused(
     assert local.received == []
 
 
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"messages": [{"role": "usr", "content": "a"}]}, r"^questions\[1\]\.messages\[0\]\.role: "),
+        (
+            {"messages": "a", "temprature": 1},
+            r"^questions\[1\]\.temprature: no such option\nDid you mean 'temperature'",
+        ),
+        ({"messages": "a", "stream": "yes"}, r"^questions\[1\]\.stream: expected True or False"),
+        ({"messages": "a", "n": 0, "name": "line 3"}, r"^questions\[1\]\.n: expected at least 1, got 0 \(line 3\)"),
+        (
+            {"messages": "a", "backend": "rest"},
+            r"^questions\[1\]\.backend: not one question's own\nSay it for all of them, with backends=",
+        ),
+        (
+            {"messages": "a", "timeout": 5},
+            r"^questions\[1\]\.timeout: not one question's own\nSay it for all of them, with timeout=",
+        ),
+    ],
+)
+def test_a_bad_question_among_several_is_named(
+    asked: Callable[..., Comparison], local: LocalEndpoint, bad: dict[str, Any], says: str
+) -> None:
+    """Among a thousand questions, the one that is said wrongly is found; what is the whole comparison's is said so."""
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        asked(None, backends=["rest"], questions=[{"messages": "good"}, bad])
+
+    assert str(refused.value.path).startswith("questions[1].")
+    assert local.received == []
+
+
+@pytest.mark.parametrize(
+    ("said", "path"),
+    [
+        ({"messages": [{"role": "usr", "content": "a"}]}, "messages[0].role"),
+        ({"messages": None, "questions": [{"messages": "a"}], "n": 0}, "n"),
+    ],
+)
+def test_what_is_no_questions_own_is_named_as_it_was_said(
+    asked: Callable[..., Comparison], said: dict[str, Any], path: str
+) -> None:
+    """Where there is one question, or it is the option of all that is wrong, there is no place in a list to name."""
+    with pytest.raises(InvalidRequest) as refused:
+        asked(**{"backends": ["rest"], **said})
+
+    assert path == refused.value.path
+
+
 def test_without_the_recorder_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorder is an extra."""
     monkeypatch.setattr(whole, "find_spec", lambda _: None)

@@ -38,7 +38,8 @@ def questions(path: Path, system: str | None) -> list[dict[str, Any]]:
         if system is not None:
             said = each["messages"]
             said = [{"role": "user", "content": said}] if isinstance(said, str) else said
-            each = {**each, "messages": [{"role": "system", "content": system}, *said]}
+            others = said if isinstance(said, list) else [said]  # which is told of where it is read
+            each = {**each, "messages": [{"role": "system", "content": system}, *others]}
         found.append({"name": f"line {number}", **each})
     if not found:
         raise typer.BadParameter("there is no question in it", param_hint=option)

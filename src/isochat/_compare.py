@@ -12,6 +12,7 @@ import functools
 import html
 import json
 import queue
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,14 @@ VERDICTS: Final[Mapping[str, str]] = {
 }
 _TIMES: Final = ("total", "first_token", "wire", "overhead")
 _OPTIONS_OF_OURS: Final = frozenset({"name", "messages", "endpoint", "stream", "extra_body"})
+# What is said of a whole comparison, as everybody tries to say it of one question, and how it is said.
+_FOR_ALL: Final = {
+    "backend": "backends",
+    **{
+        name: name
+        for name in ("backends", "concurrency", "connection", "host", "progress", "repeat", "retry", "timeout", "token")
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,7 +479,8 @@ def compare(
     _need_number(repeat, "repeat")
     _need_number(concurrency, "concurrency")
     common = {"endpoint": endpoint, "stream": stream, "extra_body": extra_body, **options}
-    asked = _questions([{"messages": messages}] if questions is None else list(questions), common)
+    alone = [_question({"messages": messages}, common, "question 1")] if questions is None else []
+    asked = alone or _questions(list(questions or ()), common)
     recorder_class = _recorder()
     through, missing = _chosen(backends)
     kinds = _Kinds(through, connection, host, token)
@@ -530,20 +540,37 @@ def _questions(given: list[Any], common: Mapping[str, Any]) -> list[_Asked]:
     for place, each in enumerate(given):
         if not isinstance(each, Mapping) or "messages" not in each:
             raise InvalidRequest("a question is a mapping with `messages`", path=f"questions[{place}]")
-        whole = {**common, **each}
-        options = {name: value for name, value in whole.items() if name not in _OPTIONS_OF_OURS}
-        asked = _Asked(
-            Question("", "", bool(whole.get("stream")), {}),
-            whole["messages"],
-            whole.get("endpoint"),
-            whole.get("extra_body"),
-            options,
-        )
-        body = asked._render("openai", stream=asked.question.stream)  # noqa: SLF001 - its body has the endpoint's name
-        found = body.pop("model")
-        name = str(whole.get("name") or f"question {place + 1}")
-        made.append(replace(asked, question=replace(asked.question, name=name, endpoint=found, body=body)))
+        try:
+            made.append(_question(each, common, f"question {place + 1}"))
+        except InvalidRequest as error:
+            raise _within(error, each, f"questions[{place}]") from None
     return made
+
+
+def _question(own: Mapping[str, Any], common: Mapping[str, Any], name: str) -> _Asked:
+    """One of several questions: what is its own, and beside it what was said of all."""
+    for said in own:
+        if said in _FOR_ALL:
+            raise InvalidRequest(
+                "not one question's own", path=said, hint=f"Say it for all of them, with {_FOR_ALL[said]}=."
+            )
+    whole = {**common, **own}
+    options = {name: value for name, value in whole.items() if name not in _OPTIONS_OF_OURS}
+    question = Question(str(whole.get("name") or name), "", bool(whole["stream"]), {})
+    asked = _Asked(question, whole["messages"], whole["endpoint"], whole["extra_body"], options)
+    body = asked._render("openai", stream=whole["stream"])  # noqa: SLF001 - its body has the endpoint's name
+    endpoint = body.pop("model")
+    return replace(asked, question=replace(question, endpoint=endpoint, body=body))
+
+
+def _within(error: InvalidRequest, own: Mapping[str, Any], place: str) -> InvalidRequest:
+    """The error, at that place among the questions if what is wrong is that question's own."""
+    path = error.path or ""
+    if path and re.split(r"[.\[]", path)[0] not in own:
+        return error
+    said = error.message.removeprefix(f"{path}: ")
+    named = f" ({own['name']})" if own.get("name") else ""
+    return InvalidRequest(f"{said}{named}", path=f"{place}.{path}" if path else place, hint=error.hint)
 
 
 def _recorder() -> type[Recorder]:
