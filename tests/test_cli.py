@@ -818,6 +818,14 @@ def test_doctor_as_json(configured: LocalEndpoint, typed: Typed) -> None:
     assert {"backends": True, "login": True, "endpoint": True, "question": True} == checked(done)
 
 
+def test_doctor_names_no_model_where_none_is_named(configured: LocalEndpoint, typed: Typed) -> None:
+    """An answer that does not say who gave it, as SQL's does not, is not said to be by anybody."""
+    configured.reply(body={**completion(content="OK"), "model": None})
+    done = typed("doctor")
+
+    assert re.search(r"question: answered in \d+ ms through 'rest'$", done.out, re.MULTILINE)
+
+
 def test_doctor_need_not_ask(configured: LocalEndpoint, typed: Typed) -> None:
     """`--no-ask` costs nothing."""
     done = typed("doctor", "--json", "--no-ask")

@@ -1110,7 +1110,8 @@ class _Examination:
             yield _Check("question", False, error.message, error.hint)
         else:
             took = f"{(answer.elapsed or 0) * 1000:.0f} ms"
-            yield _Check("question", True, f"answered in {took} through {answer.backend!r} by {answer.model}")
+            by = f" by {answer.model}" if answer.model else ""  # SQL does not say who answered
+            yield _Check("question", True, f"answered in {took} through {answer.backend!r}{by}")
 
 
 def _segment(name: str) -> str:
