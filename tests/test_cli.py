@@ -915,6 +915,19 @@ def test_doctor_reads_what_is_broken(typed: Typed, folder: Path) -> None:
     assert CANARY not in done.out + done.err
 
 
+def test_doctor_names_a_misspelt_variable(
+    configured: LocalEndpoint, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that nobody reads is named, with the one that was meant; it is no fault, for it may be yours."""
+    monkeypatch.setenv("ISOCHAT_BACKEN", CANARY)
+    done = typed("doctor", "--no-ask")
+    shown = "- settings: ISOCHAT_BACKEN is set, and isochat does not read it\n  Did you mean ISOCHAT_BACKEND?\n"
+
+    assert 0 == done.code
+    assert shown in done.out
+    assert CANARY not in done.out
+
+
 def test_doctor_misses_the_client(configured: LocalEndpoint, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend that was chosen must be installed; that others are not is no fault."""
     monkeypatch.setattr(backends.find("openai"), "requires", ("a_module_that_is_not_there",))

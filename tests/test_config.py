@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from isochat._config import NAMES, Name, Setting, Settings, recall, settings, workspace_host
+from isochat._config import NAMES, Name, Setting, Settings, recall, settings, unread, workspace_host
 from isochat.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -610,6 +610,21 @@ def test_other_tools_names_are_mentioned(find: Callable[..., Settings]) -> None:
         "DATABRICKS_API_BASE is set, and isochat does not read it: it reads DATABRICKS_HOST",
         "DATABRICKS_API_KEY is set, and isochat does not read it: it reads DATABRICKS_TOKEN",
     ) == found.synonyms
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("ISOCHAT_BACKEN", "Did you mean ISOCHAT_BACKEND?"),
+        ("ISOCHAT_end_point", "Did you mean ISOCHAT_ENDPOINT?"),
+        ("ISOCHAT_ZZZ", None),
+    ],
+)
+def test_a_variable_of_ours_that_is_not_read_is_known(variable: str, meant: str | None) -> None:
+    """A misspelt variable can be told of; one that is empty, is read, or is another's cannot be wrong."""
+    fine = {name.own_variable: "x" for name in NAMES} | {"ISOCHAT_NOTHING": "", "OTHER": "x"}
+
+    assert [(variable, meant)] == unread({**fine, variable: "x"})
 
 
 @pytest.mark.parametrize("name", [name.name for name in NAMES if name.secret])

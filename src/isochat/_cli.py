@@ -964,8 +964,11 @@ def _examined(
     diagnosis: _Diagnosis, said: Mapping[str, Any], profile: str | None, timeout: float, *, ask_it: bool
 ) -> Iterator[_Check]:
     """One check after the other; each that fails ends those that build on it."""
+    from isochat._config import unread
     from isochat.errors import ChatError, ConfigurationError
 
+    for variable, meant in unread(os.environ):
+        yield _Check("settings", None, f"{variable} is set, and isochat does not read it", meant)
     try:
         workspace = _workspace(said)
     except ConfigurationError as error:

@@ -68,7 +68,7 @@ class Name:
 
     @property
     def own_variable(self) -> str:
-        return f"ISOCHAT_{self.name.upper()}"
+        return f"{_OWN}{self.name.upper()}"
 
 
 def _login(name: str, way: str | None, variable: str | None, means: str, **more: Any) -> Name:
@@ -128,6 +128,7 @@ NAMES: Final[tuple[Name, ...]] = (
 BY_NAME: Final = {name.name: name for name in NAMES}
 _OPEN: Final = frozenset(name.name for name in NAMES if not name.secret)
 
+_OWN: Final = "ISOCHAT_"
 _OWN_VARIABLES: Final = {name.name: name.own_variable for name in NAMES}
 _STANDARD_VARIABLES: Final = {n.name: n.variable for n in NAMES if n.variable and n.variable.startswith("DATABRICKS_")}
 # ARM_… and GOOGLE_… are often there for somebody else (Terraform), so a DATABRICKS_… login beats them.
@@ -318,6 +319,21 @@ def _find(arguments: Mapping[str, object], environ: Mapping[str, str], cwd: Path
         ),
         self_evident=any(environ.get(variable, "").lower() not in {"", "false"} for variable in _SELF_EVIDENT),
     )
+
+
+def unread(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """The variables `ISOCHAT_…` that are set and that isochat does not read, each with what may have been meant.
+
+    They may be somebody's own, so they are no error, as an unknown name in `isochat.toml` is one.
+    """
+    known = {variable.removeprefix(_OWN): variable for variable in _OWN_VARIABLES.values()}
+    found: list[tuple[str, str | None]] = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(_OWN)
+        if variable.startswith(_OWN) and name not in known and environ[variable]:
+            near = difflib.get_close_matches(name.upper(), known, n=2)
+            found.append((variable, f"Did you mean {' or '.join(known[each] for each in near)}?" if near else None))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- remembered
