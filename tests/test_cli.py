@@ -779,6 +779,14 @@ def test_serve_shows_no_token_of_yours(
     assert (0, "hi\n", "") == typed("ask", "hi", "-e", CLAUDE, "--host", said["DATABRICKS_HOST"])
 
 
+def test_serve_refuses_an_upstream_that_is_no_address(embedded: None, typed: Typed) -> None:
+    """What no question could be sent to is said at once, and not with each question as if a server were away."""
+    done = typed("serve", "--port", "0", "--upstream", "foo")
+
+    assert (2, "") == (done.code, done.out)
+    assert done.err.startswith("isochat: that cannot be served: upstream: expected the address of a server")
+
+
 def test_serve_where_somebody_listens_already(local: LocalEndpoint, typed: Typed) -> None:
     """A port that is taken is one message and exit code 1."""
     port = local.host.rpartition(":")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from typing import Any
@@ -276,8 +277,8 @@ def test_several_faults_are_read_from_a_list() -> None:
     ("spec", "words"),
     [
         ({"stauts": 429}, "no field 'stauts'; it has status"),
-        ({"status": "429"}, "fault.status: expected a number, got '429'"),
-        ({"status": True}, "fault.status"),
+        ({"status": "429"}, "Fault.status: expected a number, got '429'"),
+        ({"status": True}, "Fault.status"),
         ("[", "must be JSON or YAML"),
         ("maybe", "a fault is a mapping"),
         ({"times": 0}, "times: at least 1"),
@@ -296,3 +297,47 @@ def test_faults_can_be_there_from_the_start(ask_of: Any) -> None:
     with LocalEndpoint(faults="[503]") as local:
         assert split(raw(local))[0] == 503
         assert split(raw(local))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("status", "x", "Fault.status: expected a number, got 'x'"),
+        ("stall", "5", "Fault.stall: expected seconds, got '5'"),
+        ("times", True, "Fault.times: expected a number, got True"),
+        ("headers", 5, "Fault.headers: expected a mapping, got 5"),
+        ("headers", None, "Fault.headers: expected a mapping, got None"),
+        ("body", 5, "Fault.body: expected a text, mapping or list, got 5"),
+        ("retry_after", [], "Fault.retry_after: expected seconds or a date"),
+    ],
+)
+def test_a_fault_of_the_wrong_type_is_refused_when_it_is_made(field: str, value: Any, words: str) -> None:
+    """What could not be carried out fails where it is written, and not at the next question."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Fault(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"status": "x"}, "reply.status: expected a number, got 'x'"),
+        ({"headers": 5}, "reply.headers: expected a mapping, got 5"),
+        ({"chunks": "data"}, "reply.chunks: expected a list of bytes, got 'data'"),
+        ({"chunks": ["data"]}, "reply.chunks: expected a list of bytes"),
+        ({"pause": "1"}, "reply.pause: expected seconds, got '1'"),
+    ],
+)
+def test_a_reply_of_the_wrong_type_is_refused_when_it_is_ordered(said: dict[str, Any], words: str) -> None:
+    """So is a reply that could not be sent, and the next question is answered as ever."""
+    local = LocalEndpoint()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        local.reply(**said)
+
+    assert local._next_order() is None
+
+
+def test_a_header_may_be_a_number(local: Any) -> None:
+    """A fault's headers are sent as they are written, as text."""
+    local.order(Fault(status=429, headers={"x-left": 5}))  # type: ignore[dict-item]
+
+    assert "5" == split(raw(local))[1]["x-left"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "carry", "event", "reset"]
 
+_NOTHING = Fault()
+
 
 @dataclass(slots=True)
 class Reply:
@@ -50,7 +52,7 @@ def event(data: object) -> bytes:
 
 async def carry(request: web.BaseRequest, reply: Reply, fault: Fault | None = None) -> web.StreamResponse:
     """Send the reply as the fault would have it."""
-    fault = fault or Fault()
+    fault = fault or _NOTHING
     await asyncio.sleep(fault.delay or 0)
     if fault.stall and fault.after is None:
         await asyncio.sleep(fault.stall)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import ipaddress
 import logging
 import os
@@ -11,10 +12,11 @@ import signal
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from isochat.local._cassette import Cassette, is_workspace
 from isochat.local._families import FAMILIES, Endpoint, endpoints
-from isochat.local._faults import Body, Fault, Verbatim, body_bytes
+from isochat.local._faults import Body, Fault, Verbatim, body_bytes, typed
 from isochat.local._recorder import address
 from isochat.local._running import Running
 from isochat.local._script import Script
@@ -58,7 +60,8 @@ class LocalEndpoint:
     what answers: a workspace, if `upstream` is the address of one (`https://…`, without a path), or else this endpoint.
     `pace` times the seconds that an answer took are waited when it is replayed.
 
-    Raises ValueError for a script, model, fault or recording that makes no sense, and OSError when the port is taken.
+    Raises ValueError for a script, upstream, model, fault or recording that makes no sense, and OSError when the port
+    is taken.
     """
 
     def __init__(  # noqa: PLR0917 - may be given in this order, and are as good by name
@@ -78,6 +81,8 @@ class LocalEndpoint:
         pace: float = 0.0,
     ) -> None:
         self._script = script if script is None or isinstance(script, Script) else Script.read(script)
+        if upstream is not None:
+            _check_upstream(upstream)
         self._upstream, self._upstream_key = upstream, upstream_key
         self._cassette = _inserted(cassette, record_mode, pace, upstream, answers=script is not None)
         self._pace = pace
@@ -251,8 +256,11 @@ class LocalEndpoint:
         """Give the next chat question exactly these bytes.
 
         `chunks` makes a streamed body of them, each sent with one write and `pause` seconds after it. The content type
-        is guessed unless `headers` name one.
+        is guessed unless `headers` name one. Raises ValueError for what is of the wrong type.
         """
+        for name, value in (("headers", headers), ("chunks", chunks)):
+            if value is not None:
+                typed("reply", name, value)
         content, kind = body_bytes(body)
         if chunks is not None:
             kind = "text/event-stream"
@@ -294,6 +302,17 @@ def _served(
         msg = f"families: there is no {min(unknown)!r}; there are {', '.join(FAMILIES)}"
         raise ValueError(msg)
     return {n: e for n, e in endpoints(models).items() if n in (models or {}) or e.family.name in wanted}
+
+
+def _check_upstream(upstream: object) -> None:
+    """Refuse what is no address, and would fail with each question as if the server were away. Raises ValueError."""
+    with contextlib.suppress(ValueError):  # of urlsplit, and of a port that is none
+        url = urlsplit(upstream) if isinstance(upstream, str) else None
+        if url is not None and url.scheme in {"http", "https"} and url.hostname and url.port != 0:
+            return
+    shown = upstream.rpartition("@")[2] if isinstance(upstream, str) else upstream  # a password stands before an "@"
+    msg = f"upstream: expected the address of a server, http://… or https://…, got {shown!r}"
+    raise ValueError(msg)
 
 
 def _inserted(

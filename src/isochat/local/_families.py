@@ -5,13 +5,11 @@ A family is a set of quirks (`_quirks`) and little else: what its messages may h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from isochat.local._quirks import QUIRKS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ENDPOINTS", "FAMILIES", "Endpoint", "Family", "endpoints"]
 
@@ -234,22 +232,33 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("doc-sample", "doc-sample", "some-chat-model"),
 )
 
+#: What may be said of an endpoint of one's own.
+_KEYS = frozenset({"family", "model", "upstream"})
+
 
 def endpoints(extra: Mapping[str, str | Mapping[str, Any]] | None = None) -> dict[str, Endpoint]:
     """The endpoints served: those above, and your own (`{"my-endpoint": "claude"}`, over one of the same name).
 
     The value is a family, `"family:upstream-model"`, or a mapping of `family`, `model` (the id in replies) and
-    `upstream` (the model to ask). Raises ValueError for a name with a slash and for a family that does not exist.
+    `upstream` (the model to ask). Raises ValueError for a name with a slash, for a family that does not exist, and for
+    what is none of these.
     """
+    if not isinstance(extra, Mapping | None):
+        msg = f"models: expected a mapping of names to families, got {extra!r}"
+        raise ValueError(msg)  # noqa: TRY004 - as for every argument of an endpoint
     table = {name: Endpoint(name, FAMILIES[family], model) for name, family, model in ENDPOINTS}
-    for name, row in (extra or {}).items():
-        if not name or "/" in name:
-            msg = f"models: {name!r} cannot be an endpoint's name: it has a slash or is empty"
+    said: Mapping[Any, Any] = extra or {}  # by somebody who may not have read the types
+    for name, row in said.items():
+        if not isinstance(name, str) or not name or "/" in name:
+            msg = f"models: {name!r} cannot be an endpoint's name: it is no text, has a slash or is empty"
             raise ValueError(msg)
         if isinstance(row, str):
             family_name, _, upstream = row.partition(":")
             row = {"family": family_name, "upstream": upstream or None}  # noqa: PLW2901
-        unknown = set(row) - {"family", "model", "upstream"}
+        if not isinstance(row, Mapping) or not all(isinstance(row.get(key), str | None) for key in _KEYS):
+            msg = f"models[{name!r}]: expected a family, or a mapping of texts, got {row!r}"
+            raise ValueError(msg)
+        unknown = set(row) - _KEYS
         if unknown or row.get("family") not in FAMILIES:
             what = f"key {min(unknown)!r}" if unknown else f"family {row.get('family')!r}"
             msg = f"models[{name!r}]: no {what}; families are {', '.join(FAMILIES)}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-__all__ = ["Fault", "Verbatim", "body_bytes", "error_body"]
+__all__ = ["Fault", "Verbatim", "body_bytes", "error_body", "typed"]
 
 Body = bytes | str | dict[str, Any] | list[Any]
 
@@ -48,8 +48,8 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "status": ((int,), "a number"),
     "error_code": ((str, int), "a text"),
     "message": ((str,), "a text"),
-    "body": ((bytes, str, dict, list), "a text, mapping or list"),
-    "headers": ((dict,), "a mapping"),
+    "body": ((bytes, bytearray, str, dict, list), "a text, mapping or list"),
+    "headers": ((Mapping,), "a mapping"),
     "retry_after": ((int, float, str), "seconds or a date"),
     "delay": ((int, float), "seconds"),
     "stall": ((int, float), "seconds"),
@@ -62,6 +62,8 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "content_length": ((int,), "a number"),
     "drip": ((int, float), "seconds"),
     "times": ((int,), "a number"),
+    "chunks": ((list, tuple), "a list of bytes"),
+    "pause": ((int, float), "seconds"),
 }
 
 
@@ -107,6 +109,11 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse what could not be carried out, naming the field."""
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.name in {"headers", "reset"}:
+                typed("Fault", each.name, value)
+        object.__setattr__(self, "headers", {str(k): str(v) for k, v in self.headers.items()})
         if self.times is not None and self.times < 1:
             msg = "Fault.times: at least 1, or None for ever"
             raise ValueError(msg)
@@ -151,18 +158,12 @@ class Fault:
         if not isinstance(spec, Mapping):
             msg = f"a fault is a mapping such as {{status: 429, retry_after: 1}}, not {type(spec).__name__}"
             raise ValueError(msg)  # noqa: TRY004 - what is wrong is the text's content
-        for name, value in spec.items():
-            if name not in _TYPES:
-                msg = f"fault has no field {name!r}; it has {', '.join(f.name for f in dataclasses.fields(cls))}"
+        names = [each.name for each in dataclasses.fields(cls)]
+        for name in spec:
+            if name not in names:
+                msg = f"fault has no field {name!r}; it has {', '.join(names)}"
                 raise ValueError(msg)
-            types, words = _TYPES[name]
-            if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-                msg = f"fault.{name}: expected {words}, got {value!r}"
-                raise ValueError(msg)
-        known = {k: v for k, v in spec.items() if v is not None or k == "times"}
-        if "headers" in known:
-            known["headers"] = {str(k): str(v) for k, v in known["headers"].items()}
-        return cls(**known)
+        return cls(**{k: v for k, v in spec.items() if v is not None or k == "times"})
 
     @classmethod
     def parse_all(cls, spec: str | Sequence[Any] | Mapping[str, Any] | Fault) -> tuple[Fault, ...]:
@@ -183,6 +184,22 @@ class Verbatim:
     body: bytes
     chunks: tuple[bytes, ...] | None = None
     pause: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be sent, naming the field."""
+        typed("reply", "status", self.status)
+        typed("reply", "pause", self.pause)
+        if not all(isinstance(chunk, bytes | bytearray) for chunk in self.chunks or ()):
+            msg = "reply.chunks: expected a list of bytes, and one of them is something else"
+            raise ValueError(msg)
+
+
+def typed(owner: str, name: str, value: object) -> None:
+    """Refuse a field's value that is of no type that the field can have. Raises ValueError."""
+    types, words = _TYPES[name]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        msg = f"{owner}.{name}: expected {words}, got {value!r}"
+        raise ValueError(msg)
 
 
 def _loaded(text: str) -> Any:
