@@ -494,7 +494,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent / "cassettes" / "test_it"
 
 @pytest.mark.isochat(cassette=True)
-@pytest.mark.parametrize("x", ["a/b"])
+@pytest.mark.parametrize("x", ["a-b"])
 def test_function(isochat_local, x):
     assert isochat_local.tape == (HERE / "test_function[a-b]", "once", None)
 
@@ -518,6 +518,39 @@ def test_none(isochat_local):
     )
 
     run("--isochat-record-mode=once").assert_outcomes(passed=5)
+
+
+def test_no_two_tests_have_one_cassette(pytester: pytest.Pytester, run: Run) -> None:
+    """Names that no folder can have, or that are told apart by what it cannot have, are still different folders."""
+    pytester.makepyfile("""
+        import pathlib
+        import pytest
+        from isochat import query_chat
+
+        HERE = pathlib.Path(__file__).parent / "cassettes" / pathlib.Path(__file__).stem
+        pytestmark = pytest.mark.isochat(cassette=True)
+
+        @pytest.mark.parametrize("x", ["a/b", "a b", "a-b", "c" * 300, "c" * 299 + "d"])
+        def test_function(x):
+            assert query_chat(x, endpoint="databricks-gpt-5-1").text == x
+
+        class TestOne:
+            class TestInner:
+                def test_method(self):
+                    query_chat("one", endpoint="databricks-gpt-5-1")
+
+        class TestTwo:
+            class TestInner:
+                def test_method(self):
+                    query_chat("two", endpoint="databricks-gpt-5-1")
+    """)
+
+    run("--isochat-record-mode=once").assert_outcomes(passed=7)
+    folders = sorted(folder.name for folder in pytester.path.glob("cassettes/*/*"))
+
+    assert 7 == len(folders)
+    assert {"TestOne.TestInner.test_method", "TestTwo.TestInner.test_method", "test_function[a-b]"} <= set(folders)
+    run().assert_outcomes(passed=7)
 
 
 def test_a_cassette_that_is_replayed_answers_alone(pytester: pytest.Pytester, run: Run) -> None:

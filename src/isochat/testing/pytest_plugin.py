@@ -8,6 +8,7 @@ not: isochat and aiohttp are imported by the first test that asks for a fixture,
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import os
 import re
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _CHOSEN = pytest.StashKey["dict[str, bool]"]()
 _ADDRESS = pytest.StashKey["dict[str, Any]"]()
 _USES = pytest.mark.usefixtures("isochat_local")
+
+_LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 
 # What would lead an app elsewhere than to the local endpoint: isochat's own variables, and those of the Databricks SDK.
 # The SDK refuses a token beside a service principal's ARM_… or Google's credentials.
@@ -214,13 +217,19 @@ def _keywords(request: pytest.FixtureRequest, known: Mapping[str, Any]) -> dict[
 def _insert_cassette(request: pytest.FixtureRequest, said: dict[str, Any]) -> None:
     """Which cassette, `cassettes/<module>/<test>` beside the test's file if not said, and what becomes of it."""
     if said["cassette"] is True:
-        test = ".".join([*([request.cls.__name__] if request.cls else []), request.node.name])
-        said["cassette"] = request.path.parent / "cassettes" / request.path.stem / re.sub(r"[^\w.\[\]-]+", "-", test)
+        test = ".".join([*([request.cls.__qualname__] if request.cls else []), request.node.name])
+        said["cassette"] = request.path.parent / "cassettes" / request.path.stem / _folder(test)
     if mode := request.config.getoption("isochat_record_mode"):
         said["record_mode"] = mode
     if said.setdefault("record_mode", "none") == "none":  # the cassette answers, so nothing else is asked
         for name in ("script", "upstream", "upstream_key"):
             said.pop(name, None)
+
+
+def _folder(test: str) -> str:
+    """The test's name as a folder's. One that cannot be it gets a digest, since `a/b` and `a b` would be the same."""
+    plain = re.sub(r"[^\w.\[\]-]+", "-", test)[:_LONGEST]
+    return plain if plain == test else f"{plain}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
 
 
 def _fail(request: pytest.FixtureRequest, why: str) -> NoReturn:
