@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -398,6 +399,16 @@ def test_an_answer_that_says_nothing(content: Any) -> None:
     """It is empty, as chat completions have it; where there is no message at all, nothing was said."""
     assert decode_response(response({**message(""), "content": content})).message.content == ""
     assert decode_response(response(call())).message.content is None
+
+
+def test_the_name_of_an_agent_stays_behind() -> None:
+    """An agent's message may say who spoke; a question has no place for that, and it was not the caller who said it."""
+    answer = decode_response(response(message("Hi.", name="planner"))).message
+
+    assert answer.name == "planner"
+    assert input_of(replace(answer, origin="e"))[0]["content"][0]["text"] == "Hi."
+    with pytest.raises(UnsupportedOption, match="the name of a message"):
+        input_of(answer)
 
 
 def test_the_last_message_gives_its_id() -> None:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 #: Lists that come in stretches, which may well be equal: OpenRouter's, and vLLM's.
 _STRETCHES = frozenset({"reasoning_details", "token_ids"})
-#: Text that does: OpenAI's base64 and its transcript; reasoning under a second name, where it is not the first's.
+#: Text that does, inside of sound: OpenAI's base64 and its transcript.
 _SOUND = frozenset({"data", "transcript"})
+#: And in a message: reasoning under a second name, where that says something else.
 _THOUGHT = frozenset({"reasoning", "reasoning_content", "reasoning_text", "thinking"})
 _DEEPEST = 50  # beyond any object that comes in pieces; the latest stands
 
@@ -145,7 +146,7 @@ class _Choice:
             self.reasoning = [] if self.reasoning is None else self.reasoning
             self.reasoning.append(delta.reasoning_content)
         if delta.extra:
-            _merge(self.message_extra, delta.extra)
+            _merge(self.message_extra, delta.extra, _THOUGHT)
         # The last reason given; an empty one does not take back an earlier one.
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason or self.finish_reason or ""
@@ -313,10 +314,10 @@ def _joined(before: tuple[Any, ...] | None, now: tuple[Any, ...] | None) -> tupl
     return before if now is None else (before or ()) + now
 
 
-def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = False, depth: int = 0) -> None:
+def _merge(into: dict[str, Any], more: Mapping[str, Any], joined: frozenset[str] = frozenset(), depth: int = 0) -> None:
     """Fold one chunk's other fields into what came before: lists grow, objects fold, else the latest stands.
 
-    `spoken` is inside of sound.
+    `joined` are the names of text that comes in stretches.
     """
     for name, value in more.items():
         before = into.get(name)
@@ -326,9 +327,9 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any], *, spoken: bool = Fals
             into[name] = value if again else before + value
         elif isinstance(value, dict) and depth < _DEEPEST:
             inner = dict(before) if isinstance(before, dict) else {}
-            _merge(inner, value, spoken=name == "audio", depth=depth + 1)
+            _merge(inner, value, _SOUND if name == "audio" else frozenset(), depth + 1)
             into[name] = inner
-        elif isinstance(before, str) and isinstance(value, str) and name in (_SOUND if spoken else _THOUGHT):
+        elif name in joined and isinstance(before, str) and isinstance(value, str):
             into[name] = before + value
         elif value is not None or name not in into:
             into[name] = value

@@ -72,7 +72,7 @@ CARRIES = frozenset(
 )
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _TEXTS = ("output_text", "text")
-_THOUGHTS = ("summary", "content", "text")  # where an item of reasoning has its words
+_THOUGHTS = ("summary", "content")  # where an item of reasoning has its words
 _LONGEST_ID = 64  # of an item that is sent back (databricks_openai/utils/clients.py cuts there)
 
 
@@ -153,7 +153,7 @@ def _items(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
     free: set[str | None] = set()  # calls of tools that take free text: their results are of a type of their own
     for place, message in enumerate(messages):
         path = f"messages[{place}]"
-        if message.name is not None and message.role != "tool":
+        if message.name is not None and message.role != "tool" and message.origin is None:
             raise _homeless(f"the name of a message ({path})", "name")
         if message.role == "assistant":
             free |= {call.id for call in message.tool_calls if call.type == "custom"}
@@ -779,7 +779,7 @@ class Unfolding:
             # A part of its own: streamed, it comes after the words, and whole and streamed answers are equal.
             thoughts += [Reasoning(encrypted=encrypted, item=True)] if encrypted is not None else []
             same.text += rest
-            extra = _beyond(item, "summary", "content", "text", "encrypted_content", "signature")
+            extra = _beyond(item, *_THOUGHTS, "encrypted_content", "signature")
             deltas = [Delta(role="assistant", content=(part,)) for part in thoughts]
             deltas += [Delta(role="assistant", extra=extra)] if extra else []
             return [ChunkChoice(0, delta) for delta in deltas]
