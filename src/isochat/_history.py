@@ -33,6 +33,7 @@ ANSWER_ONLY = frozenset(
         "content_parts",
         "function_call",
         "id",
+        "item_extra",
         "output",
         "provider_specific_fields",
         "reasoning",

@@ -2,7 +2,8 @@
 
 There an answer is a list of items; here it is one message: texts join, calls stand in `tool_calls`, reasoning is a part
 of the content. What a message has no field for (a hosted tool's item, the order of an agent's rounds, a phase) is kept
-in its `extra["output"]`: the items as they go back with the next question. Its `extra["id"]` is the message's own.
+in its `extra["output"]`: the items as they go back with the next question. Its `extra["id"]` is the message's own, and
+`extra["item_extra"]` what items and their parts say beside their words, which goes back to nobody.
 
 The service is stateless, so all of a conversation goes with each question. It takes back no `status`, no nulls and no
 id that is too long or of the wrong kind; nothing needs those of messages, calls and reasoning, so they stay behind.
@@ -73,6 +74,7 @@ CARRIES = frozenset(
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _TEXTS = ("output_text", "text")
 _THOUGHTS = ("summary", "content")  # where an item of reasoning has its words
+_BESIDE = "item_extra"  # in a message's `extra`: what its items say beside their words
 _LONGEST_ID = 64  # of an item that is sent back (databricks_openai/utils/clients.py cuts there)
 
 
@@ -153,7 +155,7 @@ def _items(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
     free: set[str | None] = set()  # calls of tools that take free text: their results are of a type of their own
     for place, message in enumerate(messages):
         path = f"messages[{place}]"
-        if message.name is not None and message.role != "tool" and message.origin is None:
+        if message.name is not None and message.role != "tool":
             raise _homeless(f"the name of a message ({path})", "name")
         if message.role == "assistant":
             free |= {call.id for call in message.tool_calls if call.type == "custom"}
@@ -769,7 +771,7 @@ class Unfolding:
         if kind in _CALLS:
             rest = _rest(same.text, _argued(item, kind))
             same.text += rest
-            extra = _beyond(item, "call_id", "name", _CALLS[kind])
+            extra = _beside(item, "call_id", "name", _CALLS[kind])
             return [ChunkChoice(0, self._adding(same, rest, extra))] if rest or unnamed or extra else []
         if kind == "reasoning":
             rest = _rest(same.text, _retold(item, kind, same.text))
@@ -779,9 +781,9 @@ class Unfolding:
             # A part of its own: streamed, it comes after the words, and whole and streamed answers are equal.
             thoughts += [Reasoning(encrypted=encrypted, item=True)] if encrypted is not None else []
             same.text += rest
-            extra = _beyond(item, *_THOUGHTS, "encrypted_content", "signature")
+            beside = _beside(item, *_THOUGHTS, "encrypted_content", "signature")
             deltas = [Delta(role="assistant", content=(part,)) for part in thoughts]
-            deltas += [Delta(role="assistant", extra=extra)] if extra else []
+            deltas += [Delta(role="assistant", extra={_BESIDE: beside})] if beside else []
             return [ChunkChoice(0, delta) for delta in deltas]
         if kind != "message":
             return []
@@ -796,11 +798,10 @@ class Unfolding:
         spoke = [part for part in _parts(item) if part.get("type") in (*_TEXTS, "refusal")]
         # An answer that says nothing is empty, as chat completions have it.
         silent = any(part["type"] in _TEXTS for part in spoke) and not same.begun
-        extra = _beyond(item, "role", "content", "phase")
+        beside = _beside(item, "role", "content", "phase")
         for part in spoke:
-            extra |= _beyond(part, "text", "refusal", "annotations", "logprobs")
-        if notes:
-            extra["annotations"] = notes
+            beside |= _beside(part, "text", "refusal", "annotations", "logprobs")
+        extra = _telling({"annotations": notes, _BESIDE: beside})
         if not (text or refusal or tokens or silent or extra):
             return []
         delta = Delta(role="assistant", content="" if silent else text or None, refusal=refusal or None, extra=extra)
@@ -890,7 +891,7 @@ def _logprobs(tokens: list[Any]) -> Logprobs | None:
     return _decode._take_logprobs({"logprobs": {"content": tokens}}) if tokens else None  # noqa: SLF001 - the codec below
 
 
-def _beyond(item: Mapping[str, Any], *known: str) -> dict[str, Any]:
+def _beside(item: Mapping[str, Any], *known: str) -> dict[str, Any]:
     """What an item or a part of one says that has no place of its own in a message; ids and states stay behind."""
     return _telling({name: said for name, said in item.items() if name not in (*known, "type", "id", "status")})
 
