@@ -550,14 +550,28 @@ def test_page_of_titles_takes_no_time() -> None:
         b'{"error":',
         b'{"message":',
         b'{"detail":[',
+        b'{"detail":[1,',
+        b'{"detail":[{"loc":[1,',
+        b"[1,",
     ],
 )
 def test_deep_nesting(opening: bytes) -> None:
     """A body nested however deep is some refusal."""
     for depth in (100, *range(300, 1300, 7), 10_000):
-        closing = {b"[": b"]", b'{"detail":[': b"]}"}.get(opening, b"}")
+        assert isinstance(refusal(opening * depth + b"1" + _closing(opening) * depth), RequestRefused)
 
-        assert isinstance(refusal(opening * depth + b"1" + closing * depth), RequestRefused)
+
+@pytest.mark.parametrize(
+    "begin", [b'{"error":{"message":', b'{"error":{"innererror":', b'{"detail":[{"msg":', b'{"errors":[1,', b"[1,"]
+)
+def test_deep_nesting_in_a_field(begin: bytes) -> None:
+    """So is one of which a field is."""
+    for depth in (100, *range(300, 1300, 7), 10_000):
+        assert isinstance(refusal(begin + b"[" * depth + b"]" * depth + _closing(begin)), RequestRefused)
+
+
+def _closing(opening: bytes) -> bytes:
+    return bytes({ord("{"): ord("}"), ord("["): ord("]")}[sign] for sign in reversed(opening) if sign in b"{[")
 
 
 def test_every_code_is_of_a_class() -> None:

@@ -184,7 +184,7 @@ def _complaint(body: Any, depth: int = 3) -> _Complaint:
     if isinstance(body, list) and len(body) == 1:  # Google's: a list of one error
         return _complaint(body[0], depth - 1) if depth else _Complaint()
     if not isinstance(body, dict):
-        return _Complaint(_text(str(body))) if body else _Complaint()
+        return _Complaint(_text(_shown(body))) if body else _Complaint()
     outer = _fields(body)
     inner = _inner(outer.message) if depth else None
     if inner is None:
@@ -220,7 +220,7 @@ def _fields(body: dict[str, Any], depth: int = 5, *, within: bool = False) -> _C
         code=below.code or _code_in(body, within=within),
         retry_after=_seconds(body.get("retry_after")) if below.retry_after is None else below.retry_after,
         request_id=_word(body.get("request_id")) or _request_id(body.get("details")),
-        filtered=below.filtered or bool(_FILTERED.search(str(body.get("innererror", "")))),
+        filtered=below.filtered or bool(_FILTERED.search(_shown(body.get("innererror", "")))),
     )
 
 
@@ -233,11 +233,18 @@ def _words(said: object) -> str | None:
 
 def _fault(item: object) -> str:
     if not isinstance(item, dict):
-        return str(item)
+        return _shown(item)
     where = item.get("loc")
-    place = ".".join(map(str, where[1:])) if isinstance(where, list) else ""
-    said = str(item.get("msg", item))
+    place = ".".join(map(_shown, where[1:])) if isinstance(where, list) else ""
+    said = _shown(item.get("msg", item))
     return f"{place}: {said}" if place else said
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except RecursionError:  # Python 3.11's, of a list in a list in a list…
+        return "…"
 
 
 def _code_in(body: dict[str, Any], *, within: bool) -> str | None:
