@@ -499,13 +499,10 @@ def decode_event(event: Any) -> ChatChunk | _wire.Done | None:
     if not data or named == "ping":
         return None
     try:
-        value = _wire.read_json(data)
-    except MalformedReply:
-        if named == "error":
-            raise _refusal.service_error(None, {}, data) from None
+        value = _wire.read_event(data, named)
+    except ServiceError as error:
+        explained(error)
         raise
-    if named == "error" and not _refusal.complains(value):
-        raise explained(_refusal.service_error(None, {}, value))
     if isinstance(value, dict) and "type" not in value and named.startswith("response"):
         value["type"] = named
     chunk = event.stream.take(value)

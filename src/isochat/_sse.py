@@ -7,6 +7,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 #: How a stream of events may begin, and JSON, a text or a page cannot.
 OPENINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BOM = b"\xef\xbb\xbf"
 #: How a line begins that the standard ignores and that is meant. llama.cpp's server wrote `error: {…}` until September
 #: 2025 (ggml-org/llama.cpp#16109), and what fails in front of a model writes `{"error": …}` as it would have answered.
 _ERRORS = frozenset({b"error", b'{"error"'})
@@ -101,7 +101,7 @@ class EventDecoder:
     def _line(self, line: bytes) -> Iterator[Event]:
         if not self._started:
             self._started = True
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM_UTF8)
         if not line:
             data, kind = self._data, self._type
             self._data, self._type = [], ""

@@ -59,6 +59,7 @@ __all__ = [
     "decode_usage",
     "message_to_json",
     "part_to_json",
+    "read_event",
     "read_json",
     "read_reply",
     "request_to_json",
@@ -272,12 +273,17 @@ def decode_event(event: Any) -> ChatChunk | Done | None:
         return Done.DONE
     if not data or event.type == "ping":
         return None
+    return decode_chunk(read_event(data, event.type))
+
+
+def read_event(data: bytes, named: str) -> Any:
+    """The JSON that an event holds. Raises `MalformedReply` if it is none, and a `ServiceError` if it is named so."""
     try:
         value = read_json(data)
     except MalformedReply:
-        if event.type == "error":
+        if named == "error":
             raise _refusal.service_error(None, {}, data) from None
         raise
-    if event.type == "error" and not _refusal.complains(value):
+    if named == "error" and not _refusal.complains(value):
         raise _refusal.service_error(None, {}, value)
-    return decode_chunk(value)
+    return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from abc import ABC, abstractmethod
 from importlib import import_module
@@ -22,6 +21,7 @@ from isochat._retry import RetryBudget
 from isochat.backends._http import http_error, transport_error, without_login
 from isochat.backends._worker import Worker
 from isochat.errors import ChatError, ConfigurationError, DeadlineExceeded, UnsupportedOption
+from isochat.transports import finite
 from isochat.transports.deadline import Hold, within
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Backend(ABC):
     async def _abounded(self, timeout: float) -> AsyncIterator[None]:
         """`bounded` for asyncio."""
         try:
-            async with asyncio.timeout(timeout if timeout < threading.TIMEOUT_MAX else None) as limit:
+            async with asyncio.timeout(finite(timeout)) as limit:
                 yield
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():  # not one that a client raises for its own reasons
