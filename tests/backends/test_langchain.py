@@ -272,6 +272,16 @@ def test_raw_is_langchains_own(backend: LangChainBackend) -> None:
 # ── caches ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("mode", ["blocking", "stream"])
+def test_a_model_whose_client_is_closed_says_so(llm: Any, mode: str, local: LocalEndpoint) -> None:
+    """What fails above HTTP is not the service's, so it comes as it is."""
+    llm.client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        _ask(mode, LangChainBackend(llm=llm), endpoint=GPT)
+
+    assert [] == local.questions
+
+
 @pytest.fixture
 def cache() -> Iterator[Any]:
     """A cache for all models."""

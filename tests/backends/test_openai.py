@@ -160,6 +160,23 @@ def test_a_client_of_yours_that_is_closed_says_so(local: LocalEndpoint) -> None:
     assert [] == local.questions
 
 
+def test_what_a_hook_of_yours_raises_comes_as_it_is(local: LocalEndpoint) -> None:
+    """openai 2 tells it as an error of the connection, and 3 no longer does."""
+
+    def fails(_: Any) -> None:
+        raise KeyError("mine")
+
+    said = {"base_url": f"{local.host}/serving-endpoints", "api_key": local.token}
+    with openai.DefaultHttpxClient(event_hooks={"request": [fails]}) as http:
+        mine = openai.OpenAI(http_client=http, max_retries=0, **said)
+        with pytest.raises(openai.APIConnectionError if openai.VERSION.startswith("2.") else KeyError):
+            mine.chat.completions.create(model=GPT, messages=[{"role": "user", "content": "Hi"}])
+        with pytest.raises(KeyError, match="mine"):
+            query_chat("Hi", endpoint=GPT, backend=OpenAIBackend(client=mine))
+
+    assert [] == local.questions
+
+
 def test_the_deadline_holds_for_a_client_of_yours(local: LocalEndpoint, client: Any) -> None:
     """The client's own timeout is per read; the question's is for all of it."""
     local.order(Fault(drip=0.1))

@@ -130,8 +130,8 @@ class OpenAIClient(Backend):
     def classify(self, error: Exception) -> ChatError | None:
         """As any HTTP client's, where a line has not told it already."""
         ours = super().classify(error)
-        if ours is None and type(error).__name__ == "APIConnectionError" and isinstance(error.__cause__, Exception):
-            raise error.__cause__  # none of HTTP's: a hook of yours failed, or the client that you handed in is closed
+        if ours is None:
+            uncover(error)
         return self._explained(ours) if isinstance(ours, ServiceError) else ours
 
     def warm(self) -> None:
@@ -267,6 +267,12 @@ class Held:
 
     client: Any
     login: Connection | None
+
+
+def uncover(error: Exception) -> None:
+    """Raise what openai 2 tells as an error of the connection and is none: that it is closed, or a hook of yours."""
+    if type(error).__name__ == "APIConnectionError" and isinstance(error.__cause__, Exception):
+        raise error.__cause__
 
 
 def hold(client: Any) -> Held:

@@ -21,7 +21,7 @@ from isochat._request import read_messages
 from isochat.backends import _httpx, _line
 from isochat.backends._base import EVERYTHING, Backend
 from isochat.backends._line import on
-from isochat.backends._openai import ahold, hold, not_for_this_host, ways_to
+from isochat.backends._openai import ahold, hold, not_for_this_host, uncover, ways_to
 from isochat.backends._over_responses import OverResponses
 from isochat.backends._sessions import PerLoop, PerProcess
 from isochat.backends._workspace import workspace
@@ -216,6 +216,8 @@ class LangChainBackend(Backend):
     def classify(self, error: Exception) -> ChatError | None:
         """As any HTTP client's, where a line has not told it already."""
         ours = super().classify(error)
+        if ours is None:
+            uncover(error)
         return self._explained(ours) if isinstance(ours, ServiceError) else ours
 
     def close(self) -> None:
